@@ -1,0 +1,1 @@
+"""The read-only web page (import taskq.dashboard)."""

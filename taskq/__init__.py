@@ -1,0 +1,1 @@
+"""taskq: a Redis-backed task queue on RQ's data."""

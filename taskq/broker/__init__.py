@@ -1,0 +1,1 @@
+"""Our view of Redis: the only importer of redis and rq."""

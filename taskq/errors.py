@@ -1,0 +1,118 @@
+"""Every error a user of taskq can meet, as one tree.
+
+    TaskQError
+    ├── BrokerUnavailable (ConnectionError)    Redis did not answer before the deadline
+    ├── ConfigError (ValueError)               a setting is wrong: where, which value, what is allowed
+    ├── AmbiguousApp (RuntimeError)            several TaskQ apps could be meant
+    ├── UnknownTask (LookupError)              no task of that name in the app
+    ├── InvalidArguments (TypeError)           the call does not fit the task's signature
+    ├── NotSerializable (TypeError)            the serializer cannot carry a value
+    ├── PayloadTooLarge (ValueError)           a payload or result over the limit
+    ├── PayloadError (ValueError)              bytes in Redis that cannot be read
+    ├── DuplicateJob (ValueError)              the id belongs to another, unfinished job
+    ├── JobNotFound (LookupError)              no job of that id
+    │   └── ResultExpired                      there was one; its result is no longer kept
+    ├── ResultTimeout (TimeoutError)           the caller stopped waiting; the job goes on
+    ├── JobCanceled                            the job was canceled or stopped
+    └── JobFailed                              the job ended without a result
+        └── TaskTimeout (TimeoutError)         it ran longer than its time limit
+
+Messages say what happened, with which value, what to do about it, and whether
+anything was enqueued.
+"""
+
+from __future__ import annotations
+
+
+class TaskQError(Exception):
+    """Base of all errors that taskq raises on purpose."""
+
+
+class BrokerUnavailable(TaskQError, ConnectionError):
+    """Redis could not be reached, or did not answer, before the deadline."""
+
+
+class ConfigError(TaskQError, ValueError):
+    """A setting is wrong; the message names its source, its value and what is allowed."""
+
+
+class AmbiguousApp(TaskQError, RuntimeError):
+    """An unbound task was called and more than one `TaskQ` could be meant."""
+
+
+class UnknownTask(TaskQError, LookupError):
+    """The app has no task of that name."""
+
+
+class InvalidArguments(TaskQError, TypeError):
+    """The arguments do not fit the task's signature. Nothing was enqueued."""
+
+
+class NotSerializable(TaskQError, TypeError):
+    """The serializer cannot carry a value; the message names the argument."""
+
+
+class PayloadTooLarge(TaskQError, ValueError):
+    """A payload or a result is larger than the limit (1 MB unless set otherwise)."""
+
+
+class PayloadError(TaskQError, ValueError):
+    """Bytes read from Redis are not a payload that this app accepts."""
+
+
+class DuplicateJob(TaskQError, ValueError):
+    """The job id is taken by another job that has not ended. Nothing was enqueued."""
+
+
+class JobNotFound(TaskQError, LookupError):
+    """Redis knows no job of that id."""
+
+
+class ResultExpired(JobNotFound):
+    """The job ended, and its result is no longer (or was never) kept."""
+
+
+class ResultTimeout(TaskQError, TimeoutError):
+    """The caller's waiting time is over. The job itself goes on."""
+
+
+class JobCanceled(TaskQError):
+    """The job was canceled before it ended by itself."""
+
+
+class JobFailed(TaskQError):
+    """The job ended for good without a result.
+
+    Attributes:
+        job_id: id of the job.
+        exc_type: dotted name of the exception's class, as text: it is never imported.
+        message: text of the exception.
+        traceback: formatted traceback of the last execution, or "".
+        attempts: number of executions, at least 1.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        exc_type: str = "",
+        message: str = "",
+        traceback: str = "",
+        attempts: int = 1,
+    ) -> None:
+        """Keep the parts; the text names the job, the attempts and the error."""
+        super().__init__(job_id, exc_type, message, traceback, attempts)
+        self.job_id = job_id
+        self.exc_type = exc_type
+        self.message = message
+        self.traceback = traceback
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        """One line for people; the traceback of the worker is in `.traceback`."""
+        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        cause = f"{self.exc_type}: {self.message}" if self.exc_type else self.message
+        return f"Job {self.job_id} failed{tries}: {cause}"
+
+
+class TaskTimeout(JobFailed, TimeoutError):
+    """The job ran longer than its `timeout`."""

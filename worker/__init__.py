@@ -1,0 +1,1 @@
+"""The runtime: what runs on every server (import taskq.worker)."""
