@@ -1,0 +1,37 @@
+# Everything a developer runs. `make help` lists it. Nothing but Python 3.10+, pip and make
+# has to be there: `make dev` fetches the rest into .venv.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+PIP := -m pip --disable-pip-version-check install -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test test-all lint types bench docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
+
+dev: $(STAMP)  ## make .venv with everything (again when pyproject.toml changed)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "taskq needs Python 3.10 or newer; try: make dev PYTHON=python3.12"; exit 1; }
+	@echo "make dev: installing taskq and its tools into $(VENV) (about a minute the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --editable '.[dev]'
+	@touch $@
+	@echo "make dev: done. Try $(BIN)/taskq --help, make test, make demo."
+
+demo: $(STAMP)  ## the main job on real input, with an embedded Redis
+	@$(BIN)/taskq demo $(ARGS)
+
+test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part of it)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) .venv-* .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

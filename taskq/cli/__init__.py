@@ -1,0 +1,1 @@
+"""The command line: the only part that reaches outward, to the worker and the dashboard."""

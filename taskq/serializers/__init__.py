@@ -1,0 +1,1 @@
+"""How arguments and results become bytes, and back."""
