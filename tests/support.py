@@ -1,0 +1,187 @@
+"""What tests of several folders use: waiting, and a worker process as users start it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+
+def wait_until(
+    condition: Callable[[], T],
+    timeout: float = 10.0,
+    *,
+    interval: float = 0.005,
+    message: str | Callable[[], str] = "the condition did not become true",
+) -> T:
+    """Call `condition` until it returns something true, and return that.
+
+    Raises:
+        AssertionError: it was still false after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            text = message() if callable(message) else message
+            raise AssertionError(f"After {timeout:g} s: {text}. Last value: {value!r}")
+        time.sleep(interval)
+
+
+class WorkerProcess:
+    """A `taskq worker` started as a user would, in its own process group.
+
+    Attributes:
+        process: the supervisor.
+        log_path: file with all that it and its children wrote.
+    """
+
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log_path: Path) -> None:
+        self.arguments = list(arguments)
+        self.log_path = log_path
+        with log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "taskq", "worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the supervisor."""
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor has not ended."""
+        return self.process.poll() is None
+
+    def log(self) -> str:
+        """All output so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, timeout: float = 10.0) -> str:
+        """Wait until the output contains `text`; returns the output."""
+        wait_until(
+            lambda: text in self.log(),
+            timeout,
+            message=lambda: f"{text!r} is not in the worker's output:\n{self.log()}",
+        )
+        return self.log()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Wait for the end; returns the exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"The worker did not end within {timeout:g} s:\n{self.log()}"
+            ) from None
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """Drain it with TERM and return the exit code; an error if that takes too long."""
+        if self.running:
+            self.signal(signal.SIGTERM)
+        try:
+            return self.wait(timeout)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill the supervisor and all that is left of its process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class WorkerStarter:
+    """Starts workers for one test and stops those that are left at its end."""
+
+    def __init__(self, redis_url: str, tmp_path: Path, registered: Callable[[], int]) -> None:
+        self._redis_url = redis_url
+        self._tmp_path = tmp_path
+        self._registered = registered
+        self.started: list[WorkerProcess] = []
+
+    def __call__(
+        self,
+        app: str | None,
+        *arguments: str,
+        processes: int = 1,
+        env: Mapping[str, str] | None = None,
+        ready: bool = True,
+        timeout: float = 15.0,
+    ) -> WorkerProcess:
+        """Start `taskq worker APP --processes N ARGUMENTS` and wait until it is registered.
+
+        Args:
+            app: as on the command line; None leaves it out.
+            arguments: further options.
+            processes: worker processes.
+            env: added to this process's environment.
+            ready: whether to wait until all processes are in `rq:workers`.
+            timeout: seconds to wait for that.
+        """
+        before = self._registered()
+        target = [app] if app is not None else []
+        worker = WorkerProcess(
+            [*target, "--processes", str(processes), *arguments],
+            self._environment(env or {}),
+            self._tmp_path / f"worker-{len(self.started)}.log",
+        )
+        self.started.append(worker)
+        if ready:
+            wait_until(
+                lambda: not worker.running or self._registered() >= before + processes,
+                timeout,
+                message=lambda: f"the worker did not register; its output:\n{worker.log()}",
+            )
+            if not worker.running and worker.process.returncode != 0:
+                raise AssertionError(
+                    f"The worker ended with {worker.process.returncode}:\n{worker.log()}"
+                )
+        return worker
+
+    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        paths = [str(self._tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        return {
+            **os.environ,
+            "TASKQ_REDIS_URL": self._redis_url,
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+            **extra,
+        }
+
+    def close(self) -> None:
+        """Stop what still runs. A worker that does not drain in time is an error."""
+        problems = []
+        for worker in self.started:
+            try:
+                worker.stop()
+            except AssertionError as error:
+                problems.append(str(error))
+            print(f"--- {worker.log_path.name}: {' '.join(worker.arguments)}\n{worker.log()}")
+        if problems:
+            raise AssertionError("\n".join(problems))
