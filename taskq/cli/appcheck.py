@@ -1,0 +1,106 @@
+"""Look at an app without keeping its code: the supervisor must stay free of user code.
+
+User code may start threads, open connections, hold locks; a supervisor that forks
+workers for weeks must have none of it. So a short-lived child imports the app and
+sends back plain facts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+from taskq.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AppFacts:
+    """What the command line wants to know of an app.
+
+    Attributes:
+        name: `module:attribute`.
+        url: where its Redis is, without the password.
+        tasks: (name, mode, queue) of each task.
+    """
+
+    name: str
+    url: str
+    tasks: tuple[tuple[str, str, str], ...]
+
+
+def describe(spec: str) -> AppFacts:
+    """Import the app in this process and describe it.
+
+    Raises:
+        ConfigError: there is no such app; the message says where it looked.
+    """
+    from taskq.finder import find_app  # noqa: PLC0415 (late: --help needs no app)
+    from taskq.settings import redact  # noqa: PLC0415
+
+    app = find_app(spec)
+    app.load()
+    tasks = {task.name: (task.name, task.mode, task.opts.queue) for task in app.tasks.values()}
+    return AppFacts(app.name, redact(app.url), tuple(tasks.values()))
+
+
+def in_child(spec: str) -> AppFacts:
+    """As `describe`, in a child process that ends at once. Needs `os.fork`.
+
+    Raises:
+        ConfigError: there is no such app, or importing it failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _answer(writer, spec)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        raw = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return _read(raw, status, spec)
+
+
+def _answer(writer: int, spec: str) -> NoReturn:
+    """In the child: send the facts or the error, and end without running exit handlers."""
+    answer: dict[str, Any]
+    try:
+        # What the app prints when it is imported is printed by the workers, once.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            answer = {"facts": asdict(describe(spec))}
+    except KeyboardInterrupt:
+        os._exit(130)
+    except BaseException as error:  # noqa: BLE001 (user code may raise anything, also SystemExit)
+        answer = {"error": _story(error), "traceback": traceback.format_exc()}
+    with contextlib.suppress(OSError), open(writer, "wb") as pipe:
+        pipe.write(json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _story(error: BaseException) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _read(raw: bytes, status: int, spec: str) -> AppFacts:
+    if not raw:
+        code = os.waitstatus_to_exitcode(status)
+        if code == 130:
+            raise KeyboardInterrupt
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise ConfigError(f'Importing "{spec}" ended the process ({how}).')
+    answer = json.loads(raw)
+    if "error" in answer:
+        if os.environ.get("TASKQ_DEBUG"):
+            sys.stderr.write(answer["traceback"])
+        raise ConfigError(answer["error"])
+    facts = answer["facts"]
+    return AppFacts(facts["name"], facts["url"], tuple(tuple(task) for task in facts["tasks"]))

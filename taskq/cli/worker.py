@@ -1,0 +1,235 @@
+"""`taskq worker`: check the app and the options, say what will run, hand over to the supervisor."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskq.cli import appcheck
+from taskq.cli.banner import banner
+from taskq.cli.options import Duration, app_argument, setting
+from taskq.cli.output import complain, say
+from taskq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from taskq.worker.settings import WorkerSettings
+
+_NO_APP = (
+    'Which app? "taskq worker" needs one: "taskq worker shop.queue:queue", TASKQ_APP, or '
+    'app = "..." under [tool.taskq]. For plain RQ jobs: "taskq worker --rq".'
+)
+_POSITIVE = click.IntRange(min=1)
+
+_HELP = """Run the jobs of APP: "package.module:app", a module, or a file.
+
+\b
+Examples:
+  taskq worker shop.queue:queue
+  taskq worker shop.py -q high -q default        "high" always first
+  taskq worker shop.queue -q high=5 -q low=1     five of "high" for one of "low"
+  taskq worker shop.queue --processes 4 --threads 16 --log-format json
+  taskq worker shop.queue --burst                until the queues are empty
+  taskq worker --rq -q default                   plain RQ jobs, without an app
+
+Without APP: TASKQ_APP, or app = "..." under [tool.taskq] in pyproject.toml.
+
+\b
+Signals: TERM and INT finish what runs and leave, twice is now;
+QUIT prints stacks; HUP replaces the processes one by one.
+"""
+
+@click.command("worker", help=_HELP, short_help="Run the jobs of an app.")
+@app_argument
+@setting(
+    "--queue",
+    "-q",
+    "queues",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    shared=True,
+    help='Queue to serve, in this order; with weights, in that proportion. Default: "default".',
+)
+@setting(
+    "--processes",
+    type=_POSITIVE,
+    shared=True,
+    help="Worker processes. Default: the number of cores.",
+)
+@setting(
+    "--threads",
+    type=_POSITIVE,
+    default=8,
+    show_default=True,
+    shared=True,
+    help="Plain functions that run at once in one process.",
+)
+@setting(
+    "--concurrency",
+    type=_POSITIVE,
+    default=100,
+    show_default=True,
+    shared=True,
+    help="Async and generator tasks that run at once in one process.",
+)
+@setting(
+    "--grace",
+    type=Duration(),
+    default=20.0,
+    show_default="20s",
+    shared=True,
+    help="How long running jobs may go on after TERM.",
+)
+@setting("--burst", is_flag=True, help="Leave when the queues are empty.")
+@setting(
+    "--max-jobs",
+    type=_POSITIVE,
+    shared=True,
+    help="Replace a process after this many jobs.",
+)
+@setting(
+    "--max-memory",
+    type=_POSITIVE,
+    metavar="MB",
+    shared=True,
+    help="Replace a process that uses more memory than this.",
+)
+@setting("--rq", is_flag=True, help="Run any RQ job too: unpickles, imports what jobs name.")
+@setting("--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id.")
+@setting(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+    shared=True,
+    help="What is logged.",
+)
+@setting(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    shared=True,
+    help="How it is logged.",
+)
+def worker_command(app: str | None, **options: Any) -> None:
+    """Check everything that can be wrong, then run until told to stop."""
+    if not app and not options["rq"]:
+        raise ConfigError(_NO_APP)
+    if not hasattr(os, "fork"):
+        raise ConfigError(
+            f"taskq workers run on Linux and macOS, not on {sys.platform}. "
+            "Enqueueing jobs and waiting for results works here."
+        )
+    settings = _settings(app or "", options)
+    announce(settings)
+    from taskq.worker import supervisor  # noqa: PLC0415 (redis: only when a worker starts)
+
+    sys.exit(supervisor.run(settings))
+
+
+def announce(settings: WorkerSettings) -> None:
+    """Check that the app can be loaded, and print what this worker will do.
+
+    Raises:
+        ConfigError: it cannot; the message says why.
+    """
+    from taskq.settings import redact, redis_url  # noqa: PLC0415
+
+    if settings.app:
+        facts = appcheck.in_child(settings.app)
+    else:
+        facts = appcheck.AppFacts("", redact(redis_url()[0]), ())
+    if settings.log_format == "json":
+        return  # a program reads our output: it gets log lines only
+    tasks = [(name, mode) for name, mode, _ in facts.tasks]
+    for line in banner(
+        app=facts.name, url=facts.url, queues=settings.queues, tasks=tasks, slots=slots(settings)
+    ):
+        say(line)
+    if settings.rq:
+        complain("--rq: payloads are unpickled and the functions they name are imported.")
+    served = {name for name, _ in settings.queues}
+    missed = sorted({queue for _, _, queue in facts.tasks} - served)
+    if missed:
+        flags = " ".join(f"-q {name}" for name in missed)
+        complain(f"Tasks of this app use queues that this worker does not serve ({flags}).")
+
+
+def slots(settings: WorkerSettings) -> str:
+    """How many jobs run at once, in words."""
+    each = f"{settings.threads} threads, {settings.concurrency} async"
+    if settings.processes == 1:
+        return f"1 process: {each}"
+    return f"{settings.processes} processes, each {each}"
+
+
+def parse_queues(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """(name, weight) of each `-q`; without any `=WEIGHT` all weights are 0: strict order.
+
+    Raises:
+        ConfigError: an empty name, a name given twice, a weight that is none.
+    """
+    queues: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=") if "=" in text else (text, "", "")
+        name = name.strip()
+        if not name or not name.isprintable():
+            raise ConfigError(f"-q {text!r}: a queue needs a name.")
+        if name in queues:
+            raise ConfigError(f"-q {name}: this queue is given twice.")
+        queues[name] = _weight(name, number) if equals else 0.0
+    if any(queues.values()):
+        return tuple((name, weight or 1.0) for name, weight in queues.items())
+    return tuple(queues.items())
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ConfigError(f"-q {name}={text}: a weight is a number above 0, as in -q {name}=5.")
+    return weight
+
+
+def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
+    from taskq.worker.settings import WorkerSettings  # noqa: PLC0415
+
+    return WorkerSettings(
+        app=app,
+        queues=parse_queues(options["queues"] or ("default",)),
+        processes=options["processes"] or cores(),
+        threads=options["threads"],
+        concurrency=options["concurrency"],
+        grace_s=options["grace"],
+        burst=options["burst"],
+        max_jobs=options["max_jobs"],
+        max_memory_mb=options["max_memory"],
+        rq=options["rq"],
+        log_level=options["log_level"],
+        log_format=options["log_format"],
+        name=options["name"],
+        directory=str(Path.cwd()),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its container."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    try:
+        # cgroup v2: "max 100000" or "150000 100000", microseconds of CPU for each period
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        count = min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2, or no quota
+    return max(count, 1)
