@@ -33,5 +33,29 @@ demo: $(STAMP)  ## the main job on real input, with an embedded Redis
 test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part of it)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+test-all:  ## the test suite on each of Python 3.10 to 3.13 that this machine has
+	@missing=; failed=; \
+	for version in 3.10 3.11 3.12 3.13; do \
+	  if python$$version -c '' 2>/dev/null; then \
+	    echo "== Python $$version"; \
+	    $(MAKE) --no-print-directory PYTHON=python$$version VENV=.venv-$$version test || failed="$$failed $$version"; \
+	  else missing="$$missing $$version"; fi; \
+	done; \
+	[ -z "$$missing" ] || echo "not on this machine:$$missing"; \
+	[ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
+
+lint: $(STAMP)  ## ruff: rules and format
+	@$(BIN)/ruff check $(ARGS) .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: $(BIN)/ruff format ."; exit 1; }
+
+# Neither checker can follow the package mapping of an editable install, so they get a tree of
+# links in the shape of the installed package. Both always run, to see all at once.
+types: $(STAMP)  ## mypy --strict and pyright in strict mode
+	@rm -rf .types && mkdir -p .types/taskq
+	@for path in taskq/*; do ln -s ../../$$path .types/taskq/; done
+	@ln -s ../../worker ../../dashboard .types/taskq/
+	@status=0; $(BIN)/mypy || status=1; \
+	  $(BIN)/python -m pyright --warnings || status=1; exit $$status
+
 clean:  ## remove everything that make made
 	rm -rf $(VENV) .venv-* .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

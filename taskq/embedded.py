@@ -203,11 +203,12 @@ class EmbeddedRedis:
         """What the server printed, once it has ended; None while it lives."""
         assert self._guard.stdout is not None
         output = b""
-        while (chunk := self._guard.stdout.read(65_536)) is not None:
-            if not chunk:
-                return output
-            output += chunk
-        return None
+        try:
+            while chunk := os.read(self._guard.stdout.fileno(), 65_536):
+                output += chunk
+        except BlockingIOError:
+            return None
+        return output
 
     @property
     def alive(self) -> bool:
