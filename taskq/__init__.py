@@ -1,1 +1,96 @@
-"""taskq: a Redis-backed task queue on RQ's data."""
+"""taskq: a Redis-backed task queue on RQ's data.
+
+Decorate a function, call `.delay()`, and workers on any number of servers run it::
+
+    from taskq import TaskQ
+
+    queue = TaskQ()
+
+    @queue.task
+    def thumbnail(path: str, size: int = 256) -> str: ...
+
+    handle = thumbnail.delay("a.png", size=64)
+    print(handle.result(timeout=10))
+
+Names are imported when they are first used, so that `taskq --help` starts without
+the rest. No exported name may be that of a module in this package: importing the
+module would put it in the name's place.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ as TaskQ
+    from taskq.app import task as task
+    from taskq.context import JobContext as JobContext
+    from taskq.context import current_job as current_job
+    from taskq.errors import AmbiguousApp as AmbiguousApp
+    from taskq.errors import BrokerUnavailable as BrokerUnavailable
+    from taskq.errors import ConfigError as ConfigError
+    from taskq.errors import DuplicateJob as DuplicateJob
+    from taskq.errors import InvalidArguments as InvalidArguments
+    from taskq.errors import JobCanceled as JobCanceled
+    from taskq.errors import JobFailed as JobFailed
+    from taskq.errors import JobNotFound as JobNotFound
+    from taskq.errors import NotSerializable as NotSerializable
+    from taskq.errors import PayloadError as PayloadError
+    from taskq.errors import PayloadTooLarge as PayloadTooLarge
+    from taskq.errors import ResultExpired as ResultExpired
+    from taskq.errors import ResultTimeout as ResultTimeout
+    from taskq.errors import TaskQError as TaskQError
+    from taskq.errors import TaskTimeout as TaskTimeout
+    from taskq.errors import UnknownTask as UnknownTask
+    from taskq.handle import Batch as Batch
+    from taskq.handle import Handle as Handle
+    from taskq.handle import as_completed as as_completed
+    from taskq.handle import gather as gather
+    from taskq.handle import wait as wait
+    from taskq.retry import Retry as Retry
+    from taskq.tasks import Call as Call
+    from taskq.tasks import Task as Task
+
+_HOME = {
+    "taskq.app": ("TaskQ", "task"),
+    "taskq.context": ("JobContext", "current_job"),
+    "taskq.errors": (
+        "AmbiguousApp",
+        "BrokerUnavailable",
+        "ConfigError",
+        "DuplicateJob",
+        "InvalidArguments",
+        "JobCanceled",
+        "JobFailed",
+        "JobNotFound",
+        "NotSerializable",
+        "PayloadError",
+        "PayloadTooLarge",
+        "ResultExpired",
+        "ResultTimeout",
+        "TaskQError",
+        "TaskTimeout",
+        "UnknownTask",
+    ),
+    "taskq.handle": ("Batch", "Handle", "as_completed", "gather", "wait"),
+    "taskq.retry": ("Retry",),
+    "taskq.tasks": ("Call", "Task"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - a test compares it with the imports above
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, and keep it."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'taskq' has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

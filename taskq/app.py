@@ -1,0 +1,340 @@
+"""The app: where a program's tasks, its Redis and its serializer meet.
+
+Nothing is connected when a `TaskQ` is made; the broker comes with its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+from taskq.definition import module_name
+from taskq.errors import ConfigError, InvalidArguments, UnknownTask
+from taskq.handle import Batch, Handle
+from taskq.options import CallOptions, check_job_id
+from taskq.registry import REGISTRY
+from taskq.serializers import Codec
+from taskq.settings import load, redact, redis_url
+from taskq.tasks import Call, Task, build, to_batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from taskq.broker.client import Broker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskOptions(CallOptions, total=False):
+    """What `@queue.task(...)` and `@task(...)` take: the options, and what only they take."""
+
+    name: str
+    aliases: Sequence[str]
+    mode: str
+
+
+class Decorator(Protocol):
+    """What `@queue.task(...)` with parentheses gives."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]:
+        """Make a task of a function."""
+        ...
+
+
+class TaskQ:
+    """A program's task queue: `queue = TaskQ()`, then `@queue.task`.
+
+    Attributes:
+        include: modules with unbound tasks; imported by `load`.
+        tasks: tasks by name and by alias.
+        codec: the serializer of arguments, results and meta.
+        name: "shop.queue:queue" once it was found by that path, else "".
+        rq_serializer_path: what `rq worker --serializer` takes.
+    """
+
+    rq_serializer_path = "taskq.serializers.rq"
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        include: Iterable[str] = (),
+        serializer: str | None = None,
+        accept: Iterable[str] | None = None,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
+    ) -> None:
+        """Make an app; nothing is connected yet.
+
+        Args:
+            url: Redis's URL; without it TASKQ_REDIS_URL, REDIS_URL, `[tool.taskq]` of
+                pyproject.toml, else redis://localhost:6379/0.
+            include: modules whose unbound tasks belong to this app.
+            serializer: "json" or "pickle": how arguments and results are written.
+                Without it TASKQ_SERIALIZER or `[tool.taskq]`, else "json".
+            accept: the forms that are read; pickle only where it is named. Without it
+                TASKQ_ACCEPT or `[tool.taskq]`, else only "json".
+            secret: signs payloads; of several the first signs and all verify. Without
+                it TASKQ_SECRET, else nothing is signed.
+
+        Raises:
+            ConfigError: a wrong value.
+        """
+        if isinstance(include, str):
+            raise ConfigError(f"include={include!r}: must be a list of modules: [{include!r}].")
+        self.include = tuple(include)
+        settings = load()
+        self.codec = Codec(
+            serializer=settings.serializer if serializer is None else serializer,
+            accept=settings.accept if accept is None else tuple(accept),
+            secret=(settings.secret or None) if secret is None else secret,
+            max_bytes=settings.max_bytes,
+        )
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.name = ""
+        self._url = url
+        self._broker: Broker | None = None
+        self._lock = threading.RLock()
+        REGISTRY.add_app(self)
+
+    def __repr__(self) -> str:
+        return f"<TaskQ {self}>"
+
+    def __str__(self) -> str:
+        """The path to the app where it is known, else its Redis."""
+        return self.name or self._find_name() or f"TaskQ({redact(self.url)!r})"
+
+    @property
+    def url(self) -> str:
+        """Redis's URL, with its password if it has one; from the settings where none was given."""
+        return self._broker.url if self._broker is not None else redis_url(self._url)[0]
+
+    @property
+    def broker(self) -> Broker:
+        """The way to Redis. Made at first use, connected at its first command.
+
+        Raises:
+            ConfigError: the URL, or the setting it comes from, is wrong.
+        """
+        broker = self._broker
+        return broker if broker is not None else self._open()
+
+    def _open(self) -> Broker:
+        from taskq.broker.client import Broker  # noqa: PLC0415 - redis takes 0.4 s to import
+
+        with self._lock:
+            if self._broker is None:
+                self._broker = Broker(*redis_url(self._url))
+            return self._broker
+
+    @property
+    def rq_serializer(self) -> Any:
+        """The serializer object for `rq.job.Job.fetch(id, serializer=...)`, with our settings."""
+        from taskq.serializers.rq import serializer_for  # noqa: PLC0415 - only beside stock RQ
+
+        return serializer_for(self.codec)
+
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, /, **options: Unpack[TaskOptions]) -> Decorator: ...
+    def task(self, fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a task of a function: `@queue.task` or `@queue.task(queue="web", ...)`.
+
+        Raises:
+            ConfigError: the function cannot be a task, an option is wrong, or the name is
+                taken.
+        """
+
+        def decorate(fn: Callable[P, R], /) -> Task[P, R]:
+            made = Task(fn, self, options)
+            self._add(made)
+            return made
+
+        return decorate if fn is None else decorate(fn)
+
+    def _add(self, task: Task[..., Any]) -> None:
+        with self._lock:
+            for name in (task.name, *task.aliases):
+                holder = self.tasks.get(name)
+                if holder is not None and holder is not task and not task.replaces(holder):
+                    raise _taken(name, holder, task)
+            for name in (task.name, *task.aliases):
+                self.tasks[name] = task
+
+    def load(self) -> None:
+        """Import the modules of `include` and take their unbound tasks. Idempotent.
+
+        Raises:
+            ConfigError: a module cannot be found, or two tasks have one name. What a
+                module raises while it is imported comes through as it is.
+        """
+        for module in self.include:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                    raise ConfigError(
+                        f"include names {module!r}, and there is no module {error.name!r}."
+                    ) from error
+                raise
+        self._adopt()
+
+    def _adopt(self) -> None:
+        for task in REGISTRY.unbound(self.include):
+            self._add(task)
+
+    def lookup(self, name: str) -> Task[..., Any]:
+        """Return the task of that name or alias.
+
+        Raises:
+            UnknownTask: there is none; the message names the nearest.
+        """
+        task = self.tasks.get(name)
+        if task is None:
+            self._adopt()  # an included module may have been imported since
+            task = self.tasks.get(name)
+        if task is None:
+            raise UnknownTask(self._unknown(name))
+        return task
+
+    def _unknown(self, name: str) -> str:
+        names = [known for known, task in self.tasks.items() if known == task.name]
+        near = nearest(name, names)
+        count = f"{len(names)} task{'' if len(names) == 1 else 's'}"
+        hint = f"; nearest: {near!r}" if near else ""
+        return (
+            f"no task {name!r} in app {self} ({count}{hint}). "
+            "Renamed, or its module missing from include=[...]?"
+        )
+
+    def enqueue(self, calls: Iterable[Call[R]]) -> Batch[R]:
+        """Enqueue calls of any tasks at once: `queue.enqueue([resize.call(a), fetch.call(b)])`.
+
+        All are serialized before the first is sent.
+
+        Raises:
+            NotSerializable: an argument cannot be carried; nothing was enqueued.
+            DuplicateJob: a `job_id` belongs to an unfinished job.
+            BrokerUnavailable: no answer from Redis within 5 s.
+        """
+        listed = _calls(calls)
+        return to_batch(self, listed, self.broker.enqueue(build(self, listed)))
+
+    async def aenqueue(self, calls: Iterable[Call[R]]) -> Batch[R]:
+        """`enqueue` for asyncio programs."""
+        listed = _calls(calls)
+        return to_batch(self, listed, await self.broker.aenqueue(build(self, listed)))
+
+    def handle(self, job_id: str) -> Handle[Any]:
+        """Return the handle of any job by its id, without a network call.
+
+        Raises:
+            ConfigError: the text cannot be a job id.
+        """
+        return Handle(self, check_job_id("handle()", job_id), None)
+
+    def close(self) -> None:
+        """Close the connections of this thread and process; a later use opens new ones."""
+        if self._broker is not None:
+            self._broker.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop, and those of `close`."""
+        if self._broker is not None:
+            await self._broker.aclose()
+
+    def __enter__(self) -> TaskQ:  # noqa: PYI034 - typing.Self is not in Python 3.10
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> TaskQ:  # noqa: PYI034 - as above
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _find_name(self) -> str:
+        """Look where the app is kept: in a module that defines some of its tasks."""
+        for module in dict.fromkeys(task.fn.__module__ for task in self.tasks.values()):
+            for attribute, value in list(vars(sys.modules.get(module, object)).items()):
+                if value is self:
+                    return f"{module_name(module)}:{attribute}"
+        return ""
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Unpack[TaskOptions]) -> Decorator: ...
+def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make an unbound task, for libraries: it belongs to the app that includes its module.
+
+    In a process that only enqueues it goes to the app that includes its module, else to
+    the only app, else to one made from the environment.
+
+    Raises:
+        ConfigError: the function cannot be a task, an option is wrong, or the name is
+            taken.
+    """
+
+    def decorate(fn: Callable[P, R], /) -> Task[P, R]:
+        made = Task(fn, None, options)
+        before = REGISTRY.add_unbound(made.fn.__module__, made.fn.__qualname__, made)
+        if before is not None and not made.replaces(before):
+            raise _taken(made.name, before, made)
+        return made
+
+    return decorate if fn is None else decorate(fn)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the most similar of `names`, or "": the same function elsewhere comes first."""
+    import difflib  # noqa: PLC0415 - only for messages
+
+    listed = list(names)
+    last = name.rpartition(".")[2]
+    same = [known for known in listed if known.rpartition(".")[2] == last]
+    close = difflib.get_close_matches(name, same, n=1, cutoff=0.0)
+    close = close or difflib.get_close_matches(name, listed, n=1)
+    return close[0] if close else ""
+
+
+def _calls(calls: Iterable[Any]) -> list[Call[Any]]:
+    listed = list(calls)
+    for item in listed:
+        if not isinstance(item, Call):
+            raise InvalidArguments(
+                f"enqueue() takes calls that are not sent yet, like thumbnail.call('a.png'), and "
+                f"got a {type(item).__name__}. Nothing was enqueued."
+            )
+    return listed
+
+
+def _taken(name: str, holder: Task[..., Any], task: Task[..., Any]) -> ConfigError:
+    def place(of: Task[..., Any]) -> str:
+        return f"{of.fn.__module__}.{of.fn.__qualname__}"
+
+    return ConfigError(
+        f"The task name {name!r} is taken twice: by {place(holder)} and by {place(task)}. "
+        "Rename one, or give it a name=... of its own."
+    )
+
+
+REGISTRY.make_app = TaskQ

@@ -1,0 +1,192 @@
+"""What may become a task, and what it is called.
+
+A task's name is the import path of its function, because stock RQ imports what the
+name says. So only what an import can reach is accepted: no lambda, no local function,
+no method. Everything refused here says why and what to do instead.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from taskq.errors import ConfigError
+
+Mode = Literal["asyncio", "thread"]
+
+_MAIN = ("__main__", "__mp_main__")
+"""The program itself, and what multiprocessing's spawned children call it."""
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""A dotted path of identifiers."""
+
+_ITERATORS = (
+    collections.abc.Iterator,
+    collections.abc.Generator,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+)
+
+_ITERATOR_TEXT = re.compile(r"^(?:\w+\.)*(?:Async)?(?:Iterator|Generator)\b")
+
+
+def check_function(fn: object) -> types.FunctionType | Callable[..., Any]:
+    """Return the function that `fn` is, a staticmethod taken apart.
+
+    Raises:
+        ConfigError: no function that an import could find again.
+    """
+    if isinstance(fn, staticmethod):
+        fn = fn.__func__
+    if isinstance(fn, (classmethod, types.MethodType)):
+        raise ConfigError(_refusal(fn, "is a method"))
+    if isinstance(fn, type):
+        raise ConfigError(_refusal(fn, "is a class"))
+    if isinstance(fn, functools.partial) or not callable(fn) or not _path(fn):
+        raise ConfigError(_refusal(fn, f"is a {type(fn).__name__}, not a function"))
+    qualname: str = fn.__qualname__  # type: ignore[attr-defined]
+    if "<lambda>" in qualname:
+        raise ConfigError(_refusal(fn, "is a lambda"))
+    if "<locals>" in qualname:
+        raise ConfigError(_refusal(fn, "is defined inside another function"))
+    if "." in qualname and _first_parameter(fn) in ("self", "cls"):
+        raise ConfigError(_refusal(fn, "is a method"))
+    _refuse_iterators(fn)
+    return fn
+
+
+def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
+    """Return how a worker runs `fn`: what its author wants, else by looking at it.
+
+    Raises:
+        ConfigError: a mode that does not fit, or that this version does not have.
+    """
+    is_async = inspect.iscoroutinefunction(fn)
+    if wanted is None:
+        return "asyncio" if is_async else "thread"
+    name = getattr(fn, "__qualname__", repr(fn))
+    if wanted == "process" and is_async:
+        raise ConfigError(
+            f"{name}: mode='process' runs a plain function in a child process, and this is an "
+            "async def. Leave mode out, or make it a plain def."
+        )
+    if wanted in ("process", "generator"):
+        raise ConfigError(
+            f"{name}: mode={wanted!r} is not available yet in this version of taskq; "
+            "'asyncio' and 'thread' are."
+        )
+    if wanted == "thread" and not is_async:
+        return "thread"
+    if wanted == "asyncio":
+        return "asyncio"  # a plain function may return an awaitable
+    if wanted == "thread":
+        raise ConfigError(f"{name}: an async def runs on the event loop; leave mode='thread' out.")
+    raise ConfigError(f"{name}: mode={wanted!r}: must be 'asyncio' or 'thread'.")
+
+
+def task_name(fn: Callable[..., Any]) -> str:
+    """Return the import path under which a worker finds `fn`."""
+    return f"{module_name(fn.__module__)}.{fn.__qualname__}"
+
+
+def module_name(module: str) -> str:
+    """Return the name under which a worker imports `module`.
+
+    The program itself is called `__main__` while it runs; a worker imports the same
+    file by its stem (`python hello.py`: "hello") or by the path that was given
+    (`python -m shop.queue`: "shop.queue"). An interactive session stays "__main__".
+    """
+    if module not in _MAIN:
+        return module
+    main = sys.modules.get(module)
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name not in _MAIN:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
+def check_name(name: object, what: str = "name") -> str:
+    """Return `name` if it is a dotted path.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise ConfigError(
+        f"{what}={name!r}: a task's name is a dotted path, like 'shop.images.thumbnail'."
+    )
+
+
+def body_of(fn: Callable[..., Any]) -> types.CodeType | None:
+    """Return the code of the module body that is defining `fn` now, if one is.
+
+    Two functions of one name in the same run of a module are a mistake; the same name
+    again in another run is a reload, or a notebook's cell run twice. The code object
+    tells them apart: each run of a body has its own.
+    """
+    namespace = getattr(fn, "__globals__", None)
+    frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack reads files
+    while frame is not None:
+        if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
+            return frame.f_code
+        frame = frame.f_back
+    return None
+
+
+def _refuse_iterators(fn: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigError(
+            _refusal(
+                fn,
+                "is a generator function: this version of taskq has no generator tasks yet. "
+                "Return a list, or enqueue a job for each item",
+                advice="",
+            )
+        )
+    returned = getattr(fn, "__annotations__", {}).get("return")
+    if isinstance(returned, str):
+        iterates = _ITERATOR_TEXT.match(returned) is not None
+    else:
+        iterates = (typing.get_origin(returned) or returned) in _ITERATORS
+    if iterates:
+        raise ConfigError(
+            _refusal(
+                fn,
+                "is annotated as returning an iterator, which cannot be stored as a result. "
+                "Return a list",
+                advice="",
+            )
+        )
+
+
+def _refusal(
+    fn: object,
+    reason: str,
+    advice: str = " A worker finds a task by importing it: define a function at the top of a module",
+) -> str:
+    name = getattr(fn, "__qualname__", None) or repr(fn)
+    dot = "." if advice else ""
+    return f"{name} cannot be a task: it {reason}{dot}{advice}."
+
+
+def _path(fn: object) -> bool:
+    """Whether `fn` has a module and a name of its own."""
+    own = (getattr(fn, "__module__", None), getattr(fn, "__qualname__", None))
+    return all(isinstance(part, str) and part for part in own)
+
+
+def _first_parameter(fn: Callable[..., Any]) -> str | None:
+    try:
+        return next(iter(inspect.signature(fn).parameters), None)
+    except ValueError:  # some functions written in C
+        return None
