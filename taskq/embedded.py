@@ -45,13 +45,13 @@ STOP_TIMEOUT_S = 3.0
 _SOCKET_PATH_BYTES = 103  # macOS has room for 104 with the closing zero byte, Linux for 108
 
 # $1: directory to remove at the end, or empty; the rest: the server's command line. The server
-# holds our pipe as its output, so that its end shows there at once. What we write is the signal
-# to send; the end of the file means that we are gone.
+# tells its process id before it becomes what it is, and holds our pipe as its output, so that its
+# end shows there at once. What we write is the signal to send; the end of the file means that we
+# are gone.
 _GUARD = """
 directory=$1
 shift
-"$@" </dev/null 2>&1 &
-echo $!
+sh -c 'echo $$; exec "$@"' sh "$@" </dev/null 2>&1 &
 exec >/dev/null 2>&1
 read -r signal || signal=KILL
 kill -"$signal" $!
@@ -142,6 +142,7 @@ class EmbeddedRedis:
         self._home = home
         self._owner_pid = os.getpid()
         self._stopped = False
+        self._printed = b""
         assert guard.stdout is not None
         self.pid = int(guard.stdout.readline())
         os.set_blocking(guard.stdout.fileno(), False)
@@ -202,13 +203,12 @@ class EmbeddedRedis:
     def _output(self) -> bytes | None:
         """What the server printed, once it has ended; None while it lives."""
         assert self._guard.stdout is not None
-        output = b""
         try:
             while chunk := os.read(self._guard.stdout.fileno(), 65_536):
-                output += chunk
+                self._printed += chunk
         except BlockingIOError:
             return None
-        return output
+        return self._printed
 
     @property
     def alive(self) -> bool:
@@ -271,6 +271,7 @@ def _launch(
         ["/bin/sh", "-c", _GUARD, "taskq-redis", str(home.path) if home.ours else "", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        bufsize=0,  # what follows the first line belongs to `_output`
         start_new_session=True,  # Ctrl-C in a terminal is for us: draining workers need Redis
     )
 
@@ -403,7 +404,19 @@ def _exclusively(directory: Path) -> Iterator[None]:
 
 def _end_orphan(home: _Home) -> bool:
     """End a server whose owner and guard died; whether nothing of it is left."""
-    if not home.socket.exists() or not _ask(home.socket, b"PING\r\n"):
+    if _listening(home.socket):
+        _ask(home.socket, b"SHUTDOWN NOSAVE\r\n")
+    return not _listening(home.socket)
+
+
+def _listening(path: Path) -> bool:
+    """Whether a process has this socket open, even if it is frozen and answers nothing."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0.5)
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
         return True
-    _ask(home.socket, b"SHUTDOWN NOSAVE\r\n")
-    return not _ask(home.socket, b"PING\r\n")

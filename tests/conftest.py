@@ -55,8 +55,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def _server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis.start(port=0, binary=_binary(request.config)) as server:
+def redis_program(request: pytest.FixtureRequest) -> Path:
+    """The server program that this run of the suite is about."""
+    return _binary(request.config)
+
+
+@pytest.fixture(scope="session")
+def _server(redis_program: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis.start(port=0, binary=redis_program) as server:
         yield server
 
 
