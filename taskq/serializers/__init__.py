@@ -1,1 +1,12 @@
-"""How arguments and results become bytes, and back."""
+"""Payloads: what stands in Redis as a call, a result or meta, and how it is checked.
+
+JSON with Python's usual types (the default), pickle where it is asked for, signed where
+there is a secret.
+"""
+
+from __future__ import annotations
+
+from taskq.errors import PayloadError
+from taskq.serializers.codec import Call, Codec, RqSerializer
+
+__all__ = ["Call", "Codec", "PayloadError", "RqSerializer"]

@@ -1,0 +1,358 @@
+"""Python's usual types in JSON: objects `{"$t": type, "v": value}`.
+
+==============  =========================================================
+type            value
+==============  =========================================================
+datetime        ISO text with its offset (the name of a zone is not kept)
+date, time      ISO text
+timedelta       microseconds
+uuid, decimal   text
+bytes           base64, also for bytearray
+set, frozenset  list, also for tuple
+complex         real and imaginary part
+path            text; posixpath, windowspath: the pure classes
+enum            the member's value, with the class's name in "c"
+int             hexadecimal text, for more digits than Python reads as decimal
+dict            list of pairs: a dict of the user's that has the key "$t"
+==============  =========================================================
+
+Nothing is ever imported or called by name when reading. Enum members come back as
+their values, dataclasses and pydantic models as dicts: only the annotations of the
+task make them what they were (`models.rebuilder`). Subclasses of str, int, float,
+list, dict, tuple, set, bytes and datetime travel as what they inherit from.
+
+A tag is exactly such an object, so that other JSON with a "$t" (Google's feeds have
+it) stays what it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from taskq.serializers.unfit import Unfit, advice, article
+
+MARK = "$t"
+MAX_DEPTH = 128
+"""Levels of JSON arrays and objects, both when writing and when reading."""
+
+_MOST_BITS = 2000  # of an int written as decimal text; Python may be set to read 640 digits only
+
+
+def _tag(name: str, value: object) -> dict[str, object]:
+    return {MARK: name, "v": value}
+
+
+class Pack:
+    """Turns a value into plain data; one object for one payload.
+
+    Args:
+        max_items: items of all containers together, at most; a value in which lists
+            are shared can be small in memory and endless as text.
+    """
+
+    def __init__(self, max_items: int) -> None:
+        """Start counting."""
+        self._items_left = max_items
+        self._named_steps = 0  # of a path; what is too deep is named by its argument only
+
+    def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Pack RQ's four parts of a call."""
+        self._named_steps = 1
+        return [
+            self._text(name, ()),
+            None,
+            [self._value(v, (i,), 2, False) for i, v in enumerate(args)],
+            self._dict(kwargs, (), 1, False),
+        ]
+
+    def one(self, value: Any) -> Any:
+        """Pack one value."""
+        return self._value(value, (), 0, False)
+
+    def _value(self, value: Any, path: tuple[Any, ...], depth: int, in_set: bool) -> Any:
+        """Pack `value`, found at `path`; `depth` levels of JSON are around it."""
+        kind = type(value)
+        if kind is str:
+            return self._text(value, path)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            return self._int(value)
+        if kind is float:
+            return self._float(value, path)
+        if kind is list:
+            return self._list(value, path, depth, in_set)
+        if kind is dict:
+            return self._dict(value, path, depth, in_set)
+        if kind is tuple:
+            return _tag("tuple", self._items(value, path, depth + 2, in_set))
+        scalar = _SCALARS.get(kind)
+        if scalar is not None:
+            return scalar(value, path)
+        return self._by_ancestry(value, path, depth, in_set)
+
+    def _by_ancestry(self, value: Any, path: tuple[Any, ...], depth: int, in_set: bool) -> Any:
+        """Pack what is no exact built-in type; Enum first, for IntEnum is an int, too."""
+        kind = type(value)
+        if isinstance(value, Enum):
+            packed = self._value(value.value, path, depth + 1, in_set)
+            return {**_tag("enum", packed), "c": f"{kind.__module__}.{kind.__qualname__}"}
+        if isinstance(value, (set, frozenset)):
+            name = "frozenset" if isinstance(value, frozenset) else "set"
+            if in_set and name == "set":
+                raise _not_hashable(path, kind)
+            return _tag(name, self._items(_in_order(value), path, depth + 2, True))
+        if isinstance(value, tuple):
+            return _tag("tuple", self._items(value, path, depth + 2, in_set))
+        if isinstance(value, list):
+            return self._list(value, path, depth, in_set)
+        if isinstance(value, dict):
+            return self._dict(value, path, depth, in_set)
+        for base, scalar in _SCALARS.items():  # datetime stands before date, its base
+            if isinstance(value, base):
+                return scalar(value, path)
+        if isinstance(value, str):
+            return self._text(str.__str__(value), path)
+        if isinstance(value, int):
+            return self._int(int.__int__(value))
+        if isinstance(value, float):
+            return self._float(float.__float__(value), path)
+        fields = _fields(value, path)
+        if fields is None:
+            raise Unfit(path, f"is {article(value)}, which JSON cannot carry. {advice(value)}")
+        return self._dict(fields, path, depth, in_set)
+
+    def _text(self, value: str, path: tuple[Any, ...]) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise Unfit(
+                path,
+                f"has a lone surrogate ({value[error.start]!a} at {error.start}), which UTF-8 "
+                "cannot carry. {Pass} bytes instead, for file names os.fsencode(name).",
+            ) from None
+        return value
+
+    def _int(self, value: int) -> Any:
+        return value if value.bit_length() <= _MOST_BITS else _tag("int", hex(value))
+
+    def _float(self, value: float, path: tuple[Any, ...]) -> float:
+        if not math.isfinite(value):
+            raise Unfit(path, f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead.")
+        return value
+
+    def _list(self, value: list[Any], path: tuple[Any, ...], depth: int, in_set: bool) -> Any:
+        if in_set:
+            raise _not_hashable(path, type(value))
+        return self._items(value, path, depth + 1, False)
+
+    def _items(
+        self, values: Sequence[Any], path: tuple[Any, ...], depth: int, in_set: bool
+    ) -> list[Any]:
+        self._enter(len(values), path, depth)
+        return [self._value(v, (*path, i), depth, in_set) for i, v in enumerate(values)]
+
+    def _dict(
+        self, value: Mapping[Any, Any], path: tuple[Any, ...], depth: int, in_set: bool
+    ) -> dict[str, Any]:
+        if in_set:
+            raise _not_hashable(path, type(value))
+        escaped = MARK in value
+        below = depth + (3 if escaped else 1)
+        self._enter(len(value), path, below)
+        packed: dict[str, Any] = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise Unfit(path, _wrong_key(key))
+            key = self._text(str.__str__(key), path)
+            packed[key] = self._value(item, (*path, key), below, False)
+        return _tag("dict", [[k, v] for k, v in packed.items()]) if escaped else packed
+
+    def _enter(self, count: int, path: tuple[Any, ...], depth: int) -> None:
+        """Count what a container holds before going into it."""
+        if depth > MAX_DEPTH:
+            raise Unfit(
+                path[: self._named_steps],
+                f"is nested more than {MAX_DEPTH} levels deep, or contains itself. "
+                "{Pass} something flatter.",
+            )
+        self._items_left -= count
+        if self._items_left < 0:
+            raise Unfit(path[: self._named_steps], "", is_too_large=True)
+
+
+def _in_order(values: set[Any] | frozenset[Any]) -> list[Any]:
+    """The members in an order that is the same on each run where they have one."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return list(values)
+
+
+def _not_hashable(path: tuple[Any, ...], kind: type) -> Unfit:
+    return Unfit(
+        path,
+        f"is a {kind.__name__} inside a set, which would come back as something that no set "
+        "can hold. {Pass} a list instead of the set.",
+    )
+
+
+def _wrong_key(key: object) -> str:
+    shown = f"{key!r} " if type(key) in (int, bool, float, bytes, type(None)) else ""
+    return (
+        f"has the key {shown}({article(key)}), but keys are text in JSON. "
+        "{Pass} text keys or a list of pairs instead."
+    )
+
+
+def _fields(value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
+    """The fields of a dataclass instance or a pydantic model, None for anything else."""
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        try:
+            return {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
+        except AttributeError as error:
+            raise Unfit(path, f"is {article(value)} without all its fields: {error}.") from None
+    # pydantic is recognised by its marks: whoever passes a model has imported it.
+    if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_dump"):
+        try:
+            dumped = value.model_dump(by_alias=True, round_trip=True)
+        except Exception as error:  # the model's own serializers run in it
+            raise Unfit(path, f"is {article(value)} whose model_dump() failed: {error}.") from error
+        return dumped if isinstance(dumped, dict) else {"root": dumped}
+    return None
+
+
+def _pack_time(value: dt.time, path: tuple[Any, ...]) -> dict[str, object]:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise Unfit(
+            path,
+            "is a time whose zone needs a date to know its offset. "
+            "{Pass} a datetime, or the time and the zone's name.",
+        )
+    return _tag("time", dt.time.isoformat(value))
+
+
+def _pack_datetime(value: dt.datetime, path: tuple[Any, ...]) -> dict[str, object]:
+    try:
+        return _tag("datetime", dt.datetime.isoformat(value))
+    except ValueError:  # pandas.NaT calls itself a datetime
+        raise Unfit(path, "is no point in time. {Pass} None instead.") from None
+
+
+def _base64(name: str) -> Callable[[Any, tuple[Any, ...]], dict[str, object]]:
+    return lambda value, path: _tag(name, base64.b64encode(value).decode())
+
+
+def _pack_path(value: pathlib.PurePath, path: tuple[Any, ...]) -> dict[str, object]:
+    if isinstance(value, pathlib.Path):
+        name = "path"
+    else:
+        name = "windowspath" if isinstance(value, pathlib.PureWindowsPath) else "posixpath"
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unfit(
+            path, "is a path that is not UTF-8. {Pass} os.fsencode(path) instead."
+        ) from None
+    return _tag(name, text)
+
+
+def _pack_complex(value: complex, path: tuple[Any, ...]) -> dict[str, object]:
+    if not (math.isfinite(value.real) and math.isfinite(value.imag)):
+        raise Unfit(path, f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead.")
+    return _tag("complex", [value.real, value.imag])
+
+
+_SCALARS: dict[type, Callable[[Any, tuple[Any, ...]], dict[str, object]]] = {
+    dt.datetime: _pack_datetime,
+    dt.date: lambda value, path: _tag("date", dt.date.isoformat(value)),
+    dt.time: _pack_time,
+    dt.timedelta: lambda value, path: _tag("timedelta", int(value // dt.timedelta(microseconds=1))),
+    UUID: lambda value, path: _tag("uuid", str(value)),
+    Decimal: lambda value, path: _tag("decimal", Decimal.__str__(value)),
+    bytes: _base64("bytes"),
+    bytearray: _base64("bytearray"),
+    complex: _pack_complex,
+    pathlib.PurePath: _pack_path,
+}
+
+
+def _of(kind: type, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`make` for values of exactly `kind`; anything else is not what we wrote."""
+
+    def checked(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"a tag holds a {type(value).__name__}, not a {kind.__name__}")
+        return make(value)
+
+    return checked
+
+
+def _unpack_complex(parts: list[Any]) -> complex:
+    real, imag = parts
+    return complex(_number(real), _number(imag))
+
+
+def _number(value: Any) -> float:
+    if type(value) is not float:
+        raise ValueError("a complex number's parts are not numbers")
+    return value
+
+
+def _unpack_dict(pairs: list[Any]) -> dict[str, Any]:
+    unpacked = {}
+    for pair in pairs:
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str:
+            raise ValueError("a tagged dict is no list of pairs")
+        unpacked[pair[0]] = pair[1]
+    return unpacked
+
+
+_UNPACK: dict[str, Callable[[Any], Any]] = {
+    "datetime": _of(str, dt.datetime.fromisoformat),
+    "date": _of(str, dt.date.fromisoformat),
+    "time": _of(str, dt.time.fromisoformat),
+    "timedelta": _of(int, lambda us: dt.timedelta(microseconds=us)),
+    "uuid": _of(str, UUID),
+    "decimal": _of(str, Decimal),
+    "bytes": _of(str, lambda text: base64.b64decode(text, validate=True)),
+    "bytearray": _of(str, lambda text: bytearray(base64.b64decode(text, validate=True))),
+    "set": _of(list, set),
+    "frozenset": _of(list, frozenset),
+    "tuple": _of(list, tuple),
+    "complex": _of(list, _unpack_complex),
+    "path": _of(str, pathlib.Path),
+    "posixpath": _of(str, pathlib.PurePosixPath),
+    "windowspath": _of(str, pathlib.PureWindowsPath),
+    "enum": lambda value: value,
+    "int": _of(str, lambda text: int(text, 16)),
+    "dict": _of(list, _unpack_dict),
+}
+
+
+def unpack(found: dict[str, Any]) -> Any:
+    """Give what a JSON object stands for (an `object_hook`: what it contains is unpacked).
+
+    Raises:
+        ValueError, TypeError, ArithmeticError: a tag that we did not write.
+    """
+    name = found.get(MARK)
+    if type(name) is not str or "v" not in found:
+        return found
+    if len(found) != 2 and not (len(found) == 3 and "c" in found):
+        return found
+    make = _UNPACK.get(name)
+    if make is None:
+        raise ValueError(f"unknown type {name[:40]!r}: written by a newer taskq?")
+    return make(found["v"])
