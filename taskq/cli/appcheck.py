@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from taskq.errors import ConfigError
@@ -24,13 +24,15 @@ class AppFacts:
 
     Attributes:
         name: `module:attribute`.
-        url: where its Redis is, without the password.
+        url: where its Redis is, with its password: not for showing.
+        url_source: where the URL came from.
         tasks: (name, mode, queue) of each task.
     """
 
     name: str
-    url: str
-    tasks: tuple[tuple[str, str, str], ...]
+    url: str = field(repr=False)
+    url_source: str
+    tasks: tuple[tuple[str, str, str], ...] = ()
 
 
 def describe(spec: str) -> AppFacts:
@@ -40,12 +42,11 @@ def describe(spec: str) -> AppFacts:
         ConfigError: there is no such app; the message says where it looked.
     """
     from taskq.finder import find_app  # noqa: PLC0415 (late: --help needs no app)
-    from taskq.settings import redact  # noqa: PLC0415
 
     app = find_app(spec)
     app.load()
     tasks = {task.name: (task.name, task.mode, task.opts.queue) for task in app.tasks.values()}
-    return AppFacts(app.name, redact(app.url), tuple(tasks.values()))
+    return AppFacts(app.name, app.broker.url, app.broker.source, tuple(tasks.values()))
 
 
 def in_child(spec: str) -> AppFacts:
@@ -78,16 +79,20 @@ def _answer(writer: int, spec: str) -> NoReturn:
     except KeyboardInterrupt:
         os._exit(130)
     except BaseException as error:  # noqa: BLE001 (user code may raise anything, also SystemExit)
-        answer = {"error": _story(error), "traceback": traceback.format_exc()}
+        answer = {"error": _story(error, spec), "traceback": traceback.format_exc()}
     with contextlib.suppress(OSError), open(writer, "wb") as pipe:
         pipe.write(json.dumps(answer).encode())
     os._exit(0)
 
 
-def _story(error: BaseException) -> str:
+def _story(error: BaseException, spec: str) -> str:
+    """The error in one line; what user code raised also with the place in that code."""
     if isinstance(error, ConfigError):
         return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f'Cannot import "{spec}": {what}{place}. TASKQ_DEBUG=1 shows the traceback.'
 
 
 def _read(raw: bytes, status: int, spec: str) -> AppFacts:
@@ -103,4 +108,4 @@ def _read(raw: bytes, status: int, spec: str) -> AppFacts:
             sys.stderr.write(answer["traceback"])
         raise ConfigError(answer["error"])
     facts = answer["facts"]
-    return AppFacts(facts["name"], facts["url"], tuple(tuple(task) for task in facts["tasks"]))
+    return AppFacts(**{**facts, "tasks": tuple(tuple(task) for task in facts["tasks"])})

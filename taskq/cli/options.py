@@ -66,7 +66,7 @@ class Setting(click.Option):
         self.found_in = ""
         value, source = super().consume_value(ctx, opts)
         if source is ParameterSource.DEFAULT and not ctx.resilient_parsing:
-            found = config.lookup(ctx.info_name or "", self.keys, shared=self.shared)
+            found = config.lookup(ctx, self.keys, shared=self.shared)
             if found is not None:
                 self.found_in = found.where
                 return found.value, ParameterSource.DEFAULT_MAP
@@ -154,22 +154,35 @@ class Since(click.ParamType):
         return datetime.now(timezone.utc).timestamp() - back
 
 
+class Command(click.Command):
+    """A command that knows the table of the file that belongs to it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click; then a key of the file that is no option is an error."""
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            config.refuse_unknown(
+                ctx, [key for each in self.params if isinstance(each, Setting) for key in each.keys]
+            )
+        return rest
+
+
+def command(name: str, *, text: str, summary: str, **settings: Any) -> Callable[[Any], Command]:
+    """`click.command` with our class; `text` is the long help."""
+    return click.command(name, cls=Command, help=text, short_help=summary, **settings)
+
+
 class AppArgument(click.Argument):
     """APP, else TASKQ_APP, else `app` under `[tool.taskq]`."""
 
     def consume_value(self, ctx: click.Context, opts: Any) -> tuple[Any, ParameterSource]:
         """As click, with pyproject.toml behind the environment."""
         value, source = super().consume_value(ctx, opts)
-        return configured_app(value, source)
-
-
-def configured_app(value: Any, source: ParameterSource) -> tuple[Any, ParameterSource]:
-    """The app of pyproject.toml where none was given; else what was given."""
-    if source is ParameterSource.DEFAULT:
-        found = config.lookup("", ["app"], shared=True)
-        if found is not None:
-            return found.value, ParameterSource.DEFAULT_MAP
-    return value, source
+        if source is ParameterSource.DEFAULT and not ctx.resilient_parsing:
+            found = config.lookup(ctx, ["app"], shared=True)
+            if found is not None:
+                return found.value, ParameterSource.DEFAULT_MAP
+        return value, source
 
 
 def app_argument(command: F) -> F:

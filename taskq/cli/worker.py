@@ -6,24 +6,21 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskq.cli import appcheck
+from taskq.cli.appcheck import AppFacts, in_child
 from taskq.cli.banner import banner
-from taskq.cli.options import Duration, app_argument, setting
+from taskq.cli.options import Duration, app_argument, command, setting
 from taskq.cli.output import complain, say
 from taskq.errors import ConfigError
 
 if TYPE_CHECKING:
     from taskq.worker.settings import WorkerSettings
 
-_NO_APP = (
-    'Which app? "taskq worker" needs one: "taskq worker shop.queue:queue", TASKQ_APP, or '
-    'app = "..." under [tool.taskq]. For plain RQ jobs: "taskq worker --rq".'
-)
 _POSITIVE = click.IntRange(min=1)
 
 _HELP = """Run the jobs of APP: "package.module:app", a module, or a file.
@@ -44,7 +41,7 @@ Signals: TERM and INT finish what runs and leave, twice is now;
 QUIT prints stacks; HUP replaces the processes one by one.
 """
 
-@click.command("worker", help=_HELP, short_help="Run the jobs of an app.")
+@command("worker", text=_HELP, summary="Run the jobs of an app.")
 @app_argument
 @setting(
     "--queue",
@@ -120,42 +117,54 @@ QUIT prints stacks; HUP replaces the processes one by one.
 def worker_command(app: str | None, **options: Any) -> None:
     """Check everything that can be wrong, then run until told to stop."""
     if not app and not options["rq"]:
-        raise ConfigError(_NO_APP)
+        from taskq.finder import find_app  # noqa: PLC0415 (for its message)
+
+        find_app(app)
     if not hasattr(os, "fork"):
         raise ConfigError(
             f"taskq workers run on Linux and macOS, not on {sys.platform}. "
             "Enqueueing jobs and waiting for results works here."
         )
     settings = _settings(app or "", options)
-    announce(settings)
+    # Before the check: its child then finds redis and the like imported already.
     from taskq.worker import supervisor  # noqa: PLC0415 (redis: only when a worker starts)
 
-    sys.exit(supervisor.run(settings))
+    facts = check(settings)
+    if settings.log_format == "text":  # else a program reads our output: log lines only
+        announce(settings, facts)
+    sys.exit(supervisor.run(replace(settings, url=facts.url, url_source=facts.url_source)))
 
 
-def announce(settings: WorkerSettings) -> None:
-    """Check that the app can be loaded, and print what this worker will do.
+def check(settings: WorkerSettings) -> AppFacts:
+    """Make sure that the app can be loaded, in a child process.
 
     Raises:
         ConfigError: it cannot; the message says why.
     """
-    from taskq.settings import redact, redis_url  # noqa: PLC0415
-
     if settings.app:
-        facts = appcheck.in_child(settings.app)
-    else:
-        facts = appcheck.AppFacts("", redact(redis_url()[0]), ())
-    if settings.log_format == "json":
-        return  # a program reads our output: it gets log lines only
-    tasks = [(name, mode) for name, mode, _ in facts.tasks]
-    for line in banner(
-        app=facts.name, url=facts.url, queues=settings.queues, tasks=tasks, slots=slots(settings)
-    ):
+        return in_child(settings.app)
+    from taskq.settings import redis_url  # noqa: PLC0415
+
+    url, source = redis_url()
+    return AppFacts("", url, source)
+
+
+def announce(settings: WorkerSettings, facts: AppFacts) -> None:
+    """Print what this worker will do, and what may surprise."""
+    from taskq.settings import redact  # noqa: PLC0415
+
+    lines = banner(
+        app=facts.name,
+        url=redact(facts.url),
+        queues=settings.queues,
+        tasks=[(name, mode) for name, mode, _ in facts.tasks],
+        slots=slots(settings),
+    )
+    for line in lines:
         say(line)
     if settings.rq:
         complain("--rq: payloads are unpickled and the functions they name are imported.")
-    served = {name for name, _ in settings.queues}
-    missed = sorted({queue for _, _, queue in facts.tasks} - served)
+    missed = sorted({queue for _, _, queue in facts.tasks} - {name for name, _ in settings.queues})
     if missed:
         flags = " ".join(f"-q {name}" for name in missed)
         complain(f"Tasks of this app use queues that this worker does not serve ({flags}).")

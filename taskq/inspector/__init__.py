@@ -1,0 +1,35 @@
+"""Read-only questions to Redis, for the command line and the dashboard.
+
+Nothing here unpickles, imports what data names, or writes: reading through RQ's own
+classes does all three (its `count` sweeps the started registry and fails what has
+expired). Every question takes a bounded number of commands, pipelined, however many
+jobs there are. Whatever lies in Redis, wrong types and garbage included, is shown as
+far as it can be.
+
+Keys read: RQ's queues, registries, job, worker and result keys; ours of paused queues.
+"""
+
+from __future__ import annotations
+
+from taskq.inspector.jobs import Criteria, JobList, JobRow, find, listed
+from taskq.inspector.overview import Overview, QueueInfo, ServerInfo, WorkerInfo, overview
+from taskq.inspector.query import Inspector, Query
+from taskq.inspector.story import JobStory, ResultEntry, story
+
+__all__ = [
+    "Criteria",
+    "Inspector",
+    "JobList",
+    "JobRow",
+    "JobStory",
+    "Overview",
+    "Query",
+    "QueueInfo",
+    "ResultEntry",
+    "ServerInfo",
+    "WorkerInfo",
+    "find",
+    "listed",
+    "overview",
+    "story",
+]
