@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from taskq.app import TaskQ as TaskQ
     from taskq.app import task as task
+    from taskq.calls import Call as Call
     from taskq.context import JobContext as JobContext
     from taskq.context import current_job as current_job
     from taskq.errors import AmbiguousApp as AmbiguousApp
@@ -49,11 +50,11 @@ if TYPE_CHECKING:
     from taskq.handle import gather as gather
     from taskq.handle import wait as wait
     from taskq.retry import Retry as Retry
-    from taskq.tasks import Call as Call
     from taskq.tasks import Task as Task
 
 _HOME = {
     "taskq.app": ("TaskQ", "task"),
+    "taskq.calls": ("Call",),
     "taskq.context": ("JobContext", "current_job"),
     "taskq.errors": (
         "AmbiguousApp",
@@ -75,7 +76,7 @@ _HOME = {
     ),
     "taskq.handle": ("Batch", "Handle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
-    "taskq.tasks": ("Call", "Task"),
+    "taskq.tasks": ("Task",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
+from taskq.calls import Call, build, to_batch
 from taskq.definition import module_name
 from taskq.errors import ConfigError, InvalidArguments, UnknownTask
 from taskq.handle import Batch, Handle
-from taskq.options import CallOptions, check_job_id
+from taskq.option_checks import check_job_id
+from taskq.options import CallOptions
 from taskq.registry import REGISTRY
 from taskq.serializers import Codec
 from taskq.settings import load, redact, redis_url
-from taskq.tasks import Call, Task, build, to_batch
+from taskq.tasks import Task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,9 +136,7 @@ class TaskQ:
     @property
     def rq_serializer(self) -> Any:
         """The serializer object for `rq.job.Job.fetch(id, serializer=...)`, with our settings."""
-        from taskq.serializers.rq import serializer_for  # noqa: PLC0415 - only beside stock RQ
-
-        return serializer_for(self.codec)
+        return self.codec.rq_serializer()
 
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
@@ -174,14 +174,7 @@ class TaskQ:
                 module raises while it is imported comes through as it is.
         """
         for module in self.include:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-                    raise ConfigError(
-                        f"include names {module!r}, and there is no module {error.name!r}."
-                    ) from error
-                raise
+            _import_included(module)
         self._adopt()
 
     def _adopt(self) -> None:
@@ -199,15 +192,16 @@ class TaskQ:
             self._adopt()  # an included module may have been imported since
             task = self.tasks.get(name)
         if task is None:
-            raise UnknownTask(self._unknown(name))
+            raise self.unknown(name)
         return task
 
-    def _unknown(self, name: str) -> str:
+    def unknown(self, name: str) -> UnknownTask:
+        """Return the error for a name that is no task here, with the nearest that is."""
         names = [known for known, task in self.tasks.items() if known == task.name]
         near = nearest(name, names)
         count = f"{len(names)} task{'' if len(names) == 1 else 's'}"
         hint = f"; nearest: {near!r}" if near else ""
-        return (
+        return UnknownTask(
             f"no task {name!r} in app {self} ({count}{hint}). "
             "Renamed, or its module missing from include=[...]?"
         )
@@ -248,7 +242,7 @@ class TaskQ:
         if self._broker is not None:
             await self._broker.aclose()
 
-    def __enter__(self) -> TaskQ:  # noqa: PYI034 - typing.Self is not in Python 3.10
+    def __enter__(self) -> TaskQ:
         return self
 
     def __exit__(
@@ -259,7 +253,7 @@ class TaskQ:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> TaskQ:  # noqa: PYI034 - as above
+    async def __aenter__(self) -> TaskQ:
         return self
 
     async def __aexit__(
@@ -325,6 +319,18 @@ def _calls(calls: Iterable[Any]) -> list[Call[Any]]:
                 f"got a {type(item).__name__}. Nothing was enqueued."
             )
     return listed
+
+
+def _import_included(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module != missing and not module.startswith(f"{missing}."):
+            raise  # the module is there; something that it imports is not
+        raise ConfigError(
+            f"include names {module!r}, and there is no module {missing!r}."
+        ) from error
 
 
 def _taken(name: str, holder: Task[..., Any], task: Task[..., Any]) -> ConfigError:

@@ -92,11 +92,6 @@ def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
     raise ConfigError(f"{name}: mode={wanted!r}: must be 'asyncio' or 'thread'.")
 
 
-def task_name(fn: Callable[..., Any]) -> str:
-    """Return the import path under which a worker finds `fn`."""
-    return f"{module_name(fn.__module__)}.{fn.__qualname__}"
-
-
 def module_name(module: str) -> str:
     """Return the name under which a worker imports `module`.
 
@@ -148,9 +143,8 @@ def _refuse_iterators(fn: Callable[..., Any]) -> None:
         raise ConfigError(
             _refusal(
                 fn,
-                "is a generator function: this version of taskq has no generator tasks yet. "
-                "Return a list, or enqueue a job for each item",
-                advice="",
+                "is a generator function, and this version of taskq has no generator tasks yet",
+                advice="Return a list, or enqueue a job for each item.",
             )
         )
     returned = getattr(fn, "__annotations__", {}).get("return")
@@ -162,21 +156,18 @@ def _refuse_iterators(fn: Callable[..., Any]) -> None:
         raise ConfigError(
             _refusal(
                 fn,
-                "is annotated as returning an iterator, which cannot be stored as a result. "
-                "Return a list",
-                advice="",
+                "is annotated as returning an iterator, which no result can hold",
+                advice="Return a list.",
             )
         )
 
 
-def _refusal(
-    fn: object,
-    reason: str,
-    advice: str = " A worker finds a task by importing it: define a function at the top of a module",
-) -> str:
+_ADVICE = "A worker finds a task by importing it: define a function at the top of a module."
+
+
+def _refusal(fn: object, reason: str, advice: str = _ADVICE) -> str:
     name = getattr(fn, "__qualname__", None) or repr(fn)
-    dot = "." if advice else ""
-    return f"{name} cannot be a task: it {reason}{dot}{advice}."
+    return f"{name} cannot be a task: it {reason}. {advice}"
 
 
 def _path(fn: object) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +49,7 @@ def find_app(target: str | None, command: str = "taskq worker") -> TaskQ:
 
 
 def _split(target: str) -> tuple[str, str]:
-    """Part the attribute off; the colon of a drive ("C:\\\\hello.py") is none of ours."""
+    """Part the attribute off; the colon after a drive's letter on Windows is none of ours."""
     path, colon, attribute = target.rpartition(":")
     if not colon or attribute[:1] in ("/", "\\"):
         return target, ""
@@ -120,8 +119,8 @@ def _import_file(file: Path, target: str) -> ModuleType:
 
 
 def _is_same_file(module: ModuleType, file: Path) -> bool:
-    other = getattr(module, "__file__", None)
-    return bool(other) and Path(other).exists() and os.path.samefile(other, file)
+    other: str | None = getattr(module, "__file__", None)
+    return other is not None and Path(other).exists() and file.samefile(other)
 
 
 def _pick(module: ModuleType, attribute: str, target: str) -> tuple[TaskQ, str]:

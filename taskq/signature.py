@@ -29,6 +29,7 @@ class CallCheck:
         "_var_keywords",
         "_var_positional",
         "name",
+        "positional_names",
         "signature",
     )
 
@@ -48,6 +49,7 @@ class CallCheck:
         # Index: how many positional arguments the call has, at most all parameters.
         rests = [positional[count:] + named for count in range(len(positional) + 1)]
         self._last = len(positional)
+        self.positional_names = tuple(p.name for p in positional)
         self._allowed = tuple(
             frozenset(p.name for p in rest if p.kind is not Parameter.POSITIONAL_ONLY)
             for rest in rests
@@ -93,12 +95,15 @@ class CallCheck:
 
     def position(self, name: str) -> int | None:
         """Return the index of the parameter among positional arguments, or None."""
-        for index, parameter in enumerate(self.signature.parameters.values()):
-            if parameter.kind not in _POSITIONAL:
-                return None
-            if parameter.name == name:
-                return index
-        return None
+        try:
+            return self.positional_names.index(name)
+        except ValueError:
+            return None
+
+    def single_parameters(self) -> list[str]:
+        """Return the names of all parameters but `*args` and `**kwargs`."""
+        several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        return [p.name for p in self.signature.parameters.values() if p.kind not in several]
 
     def text(self) -> str:
         """Return the call as written in the source: `thumbnail(path: str, size: int = 256)`.

@@ -21,6 +21,9 @@ _LONGEST = 60
 """Characters of a readable key. The key is stored in the job's hash, too, where a value
 over 64 bytes would more than double the memory of the whole hash."""
 
+_NO_REPR: Any = object.__repr__
+"""Shows an address, which is another one in each process."""
+
 
 def unique_key(
     task: str,
@@ -75,6 +78,6 @@ def _canonical(value: Any) -> Any:
         return {label: [[name, _canonical(part)] for name, part in parts]}
     if hasattr(value, "model_dump"):  # pydantic
         return {label: _canonical(value.model_dump())}
-    if kind.__repr__ is not object.__repr__:  # datetime, UUID, Decimal, bytes, Path ...
+    if getattr(kind, "__repr__", None) is not _NO_REPR:  # datetime, UUID, Decimal, bytes, Path ...
         return {label: repr(value)}
     return {label: pickle.dumps(value).hex()}
