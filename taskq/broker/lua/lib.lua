@@ -1,0 +1,73 @@
+-- Shared by the scripts that end jobs; placed before their text when they are loaded.
+-- KEYS[1] RQ's prefix, KEYS[2] our prefix. Everything on a key of one job goes through
+-- redis.pcall: a Lua error after the first write would leave the ids of the batch nowhere.
+local P, OWN = KEYS[1], KEYS[2]
+local T = redis.call('TIME')
+local NOW = tonumber(T[1]) + tonumber(T[2]) / 1000000
+local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are scored this much later
+local YEAR = 31536000
+
+local function jobkey(id) return P .. ':job:' .. id end
+local function listkey(queue) return P .. ':queue:' .. queue end
+local function registry(kind, queue) return P .. ':' .. kind .. ':' .. queue end
+
+-- The uid (8 characters) of the taskq worker in `job:tqUUUUUUUUn`, or nil for stock RQ's.
+local function owner(member) return string.match(member, ':tq(%w%w%w%w%w%w%w%w)%w*$') end
+
+local function count(queue, field, n)
+  local key = OWN .. 'stats:' .. queue .. ':' .. math.floor(NOW / 60)
+  local new = redis.pcall('HINCRBY', key, field, n)
+  if new == n then redis.pcall('EXPIRE', key, 90000) end
+end
+
+-- A result entry as RQ writes it; DUMP and RESTORE give back the 4 kB that XADD preallocates.
+local function result(id, ttl, compact, ...)
+  local key = P .. ':results:' .. id
+  local done = redis.pcall('XADD', key, 'MAXLEN', '10', '*', ...)
+  if type(done) == 'table' and done.err then      -- something else sits there: it goes
+    redis.pcall('DEL', key)
+    redis.pcall('XADD', key, 'MAXLEN', '10', '*', ...)
+  end
+  if compact then
+    local dump = redis.pcall('DUMP', key)
+    if type(dump) == 'string' then
+      local ms = ttl > 0 and string.format('%.0f', ttl * 1000) or '0'
+      local ok = redis.pcall('RESTORE', key, ms, dump, 'REPLACE')
+      if not ok.err then return end
+    end
+  end
+  if ttl > 0 then redis.pcall('EXPIRE', key, ttl) else redis.pcall('PERSIST', key) end
+end
+
+local function unlock(id, unique)
+  if unique and unique ~= '' then
+    local key = OWN .. 'unique:' .. unique
+    if redis.pcall('GET', key) == id then redis.pcall('DEL', key) end
+  end
+end
+
+local function tenths(x) return string.format('%.6f', x) end
+
+-- The end of a job without a result: failed registry, result entry, TTLs.
+-- exc is the zlib + base64 text that RQ expects, or '' ; error is our JSON.
+local function fail(queue, id, ttl, exc, err, iso, compact, worker, exec, started, ended)
+  local key = jobkey(id)
+  local ok = redis.pcall('HSET', key, 'status', 'failed', 'ended_at', iso)
+  if type(ok) == 'table' and ok.err then          -- not a hash: keep it aside for a person
+    redis.pcall('RENAME', key, OWN .. 'quarantine:' .. id)
+    redis.pcall('EXPIRE', OWN .. 'quarantine:' .. id, 604800)
+    redis.pcall('HSET', key, 'status', 'failed', 'ended_at', iso)
+  end
+  if redis.pcall('HEXISTS', key, 'data') == 0 then  -- RQ cannot fetch a hash without these
+    redis.pcall('HSET', key, 'data', '["(payload lost)",null,[],{}]', 'created_at', iso)
+  end
+  if redis.pcall('HEXISTS', key, 'origin') == 0 then redis.pcall('HSET', key, 'origin', queue) end
+  if ttl > 0 then redis.pcall('EXPIRE', key, ttl) else redis.pcall('PERSIST', key) end
+  redis.pcall('ZADD', registry('failed', queue), ttl > 0 and tenths(NOW + ttl) or '-1', id)
+  if exec and exec ~= '' then
+    result(id, ttl, compact, 'type', '2', 'worker_name', worker, 'exc_string', exc, 'tq_error', err,
+      'execution_id', exec, 'execution_started_at', started, 'execution_ended_at', ended)
+  else
+    result(id, ttl, compact, 'type', '2', 'worker_name', worker or '', 'exc_string', exc, 'tq_error', err)
+  end
+end

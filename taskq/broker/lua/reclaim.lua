@@ -1,0 +1,62 @@
+-- Shared by recover and release; placed after lib.
+
+-- One execution of a worker that is gone (or gave it up): its job runs again, or is failed with the reason.
+-- begun: whether its code is known to have run; only then does a crash count.
+local function reclaim(queue, member, iso, limit_crashes, story, begun)
+  local cut = #member - string.find(string.reverse(member), ':', 1, true)
+  local id, exec = string.sub(member, 1, cut), string.sub(member, cut + 2)
+  local key = jobkey(id)
+  redis.pcall('ZREM', registry('wip', queue), member)
+  redis.pcall('DEL', P .. ':execution:' .. member)
+  redis.pcall('ZREM', P .. ':executions:' .. id, exec)
+  local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name')
+  if f.err or f[1] ~= 'started' then return 'gone' end
+  begun = begun or f[4] == exec
+  local ttl = tonumber(f[5] or YEAR) or YEAR
+  if f[2] == '0' then
+    fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Its worker (' .. (f[7] or '?')
+      .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]', iso, true)
+    unlock(id, f[6])
+    count(queue, 'failed', 1)
+    return 'failed'
+  end
+  local crashes = tonumber(f[3] or 0) or 0
+  if begun then
+    crashes = crashes + 1
+    redis.pcall('HSET', key, 'tq_crashes', crashes)
+    count(queue, 'crashed', 1)
+    if crashes >= limit_crashes then
+      fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Crash loop: ' .. crashes
+        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']', iso, true)
+      unlock(id, f[6])
+      count(queue, 'failed', 1)
+      return 'failed'
+    end
+  end
+  redis.pcall('HSET', key, 'status', 'queued')
+  redis.pcall('LPUSH', listkey(queue), id)
+  return 'back'
+end
+
+-- Ids in a worker's claim lists go back to the head of their queues, in order.
+local function unclaim(uid)
+  local moved = 0
+  local names = redis.pcall('HGET', OWN .. 'serves', uid)
+  if type(names) ~= 'string' then return 0 end
+  for queue in string.gmatch(names, '[^,]+') do
+    local claim = OWN .. 'claim:' .. uid .. ':' .. queue
+    local ids = redis.pcall('LRANGE', claim, 0, -1)
+    if not ids.err and #ids > 0 then
+      for n = #ids, 1, -1 do redis.pcall('LPUSH', listkey(queue), ids[n]) end
+      redis.call('DEL', claim)
+      moved = moved + #ids
+    end
+  end
+  return moved
+end
+
+local function forget(uid)
+  redis.pcall('ZREM', OWN .. 'alive', uid)
+  redis.pcall('HDEL', OWN .. 'serves', uid)
+  redis.pcall('HDEL', OWN .. 'fence', uid)
+end

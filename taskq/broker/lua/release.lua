@@ -1,0 +1,38 @@
+-- include: lib reclaim
+-- Give back at once what one worker holds: after its death was seen, after a reserve whose answer was lost, at its end.
+-- KEYS   1 RQ's prefix   2 our prefix
+-- ARGV   1 worker uid   2 'dead' | 'bye' | a sequence number: only what that reserve call handed out
+--        3 now, ISO   4 crashes after which a job is failed   5 traceback text for that (zlib + base64)
+--        then ids of the jobs whose code had begun
+-- RETURN {now, requeued, failed}
+-- After 'dead' no late request of that worker is served; after a number, none up to that number.
+-- O(running executions of the queues it serves).
+local uid, what, iso, limit_crashes, story = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+if what ~= 'bye' then redis.pcall('HSET', OWN .. 'fence', uid, what) end
+local begun = {}
+for n = 6, #ARGV do begun[ARGV[n]] = true end
+local tag = ':tq' .. uid .. ((what == 'dead' or what == 'bye') and '' or what)
+local exact = what ~= 'dead' and what ~= 'bye'
+local requeued, failed = 0, 0
+local names = redis.pcall('HGET', OWN .. 'serves', uid)
+if type(names) == 'string' then
+  for queue in string.gmatch(names, '[^,]+') do
+    local members = redis.pcall('ZRANGE', registry('wip', queue), 0, -1)
+    if members.err then members = {} end
+    local mine = {}
+    for _, m in ipairs(members) do
+      local s, e = string.find(m, tag, 1, true)
+      if s and (not exact or e == #m) then mine[#mine + 1] = m end
+    end
+    for n = #mine, 1, -1 do      -- the last first: each goes to the head, so order is kept
+      local m = mine[n]
+      local id = string.sub(m, 1, #m - string.find(string.reverse(m), ':', 1, true))
+      local r = reclaim(queue, m, iso, limit_crashes, story, begun[id])
+      if r == 'back' then requeued = requeued + 1 elseif r == 'failed' then failed = failed + 1 end
+    end
+  end
+end
+if not exact then requeued = requeued + unclaim(uid) end
+if what == 'bye' then forget(uid) end
+if what == 'dead' then redis.pcall('ZADD', OWN .. 'alive', '1', uid) end
+return { tenths(NOW), requeued, failed }

@@ -1,0 +1,124 @@
+-- include: lib
+-- Hand up to N waiting jobs to a worker: pop, mark started, lease. One atomic step, no id is ever nowhere.
+-- KEYS   1 RQ's prefix   2 our prefix
+-- ARGV   1 worker uid   2 worker name   3 sequence number of this call   4 limit   5 lease s   6 now, ISO
+--        7 zlib + base64 of the text for lost payloads   then queue names, in the order to serve
+-- RETURN {now, state, jobs, paused queue positions (0-based)}; state: 'ok' | 'suspended' | 'fenced'
+--        each job: {queue position (0-based), id, fields of its hash as RQ and we wrote them}
+--        execution id of all of them: 'tq' .. uid .. sequence number
+-- O(N x fields). N at most 100.
+local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local exec = 'tq' .. uid .. seq
+local jobs, paused, dropped = {}, {}, 0
+local compact = true
+
+-- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
+local fence = redis.pcall('HGET', OWN .. 'fence', uid)
+if type(fence) == 'string' and (fence == 'dead' or tonumber(fence) >= tonumber(seq)) then
+  return { tenths(NOW), 'fenced', {}, {} }
+end
+
+local function leased(queue, id)
+  local want = id .. ':'
+  for _, m in ipairs(redis.pcall('ZRANGEBYSCORE', registry('wip', queue), tenths(NOW), '+inf')) do
+    if string.sub(m, 1, #want) == want then return true end
+  end
+  return false
+end
+
+local function listed(kind, queue, id)
+  return type(redis.pcall('ZSCORE', registry(kind, queue), id)) == 'string'
+end
+
+-- Whether a job found in the queue is to run; what is not is dropped or set aside, and counted.
+local function runnable(queue, id, h, status)
+  if status == 'queued' then return true end
+  if h.err or (status == nil and #h > 0) then
+    fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: it is not a hash with a status.",1]', iso, compact)
+    count(queue, 'corrupt', 1)
+    return false
+  end
+  if #h == 0 then
+    if type(redis.pcall('ZSCORE', OWN .. 'expiring', id)) == 'string' then
+      redis.pcall('ZREM', OWN .. 'expiring', id)
+      count(queue, 'expired', 1)
+    else
+      fail(queue, id, 86400, lost, '["taskq.errors.JobNotFound","The job\'s record was gone before it could run: deleted, evicted, or its ttl was over.",1]', iso, compact)
+      count(queue, 'missing', 1)
+    end
+    return false
+  end
+  if status == 'started' then
+    if not leased(queue, id) then return true end
+  elseif status == 'scheduled' or status == 'deferred' then
+    if not listed(status, queue, id) then return true end
+  elseif status == 'created' or status == 'ready_to_enqueue' or status == 'rate_limited' then
+    return true
+  end
+  count(queue, 'dropped', 1)
+  return false
+end
+
+local function status_of(h)
+  if h[1] == 'status' then return h[2] end
+  for i = 1, #h, 2 do
+    if h[i] == 'status' then return h[i + 1] end
+  end
+end
+
+local function take(position, queue, ids)
+  local leases = {}
+  local score = tenths(NOW + lease + MARGIN)
+  for _, id in ipairs(ids) do
+    local key = jobkey(id)
+    local h = redis.pcall('HGETALL', key)
+    if runnable(queue, id, h, status_of(h)) then
+      redis.pcall('HSET', key, 'status', 'started', 'started_at', iso, 'worker_name', worker)
+      redis.pcall('PERSIST', key)
+      leases[#leases + 1] = score
+      leases[#leases + 1] = id .. ':' .. exec
+      jobs[#jobs + 1] = { position, id, h }
+    end
+  end
+  if #leases > 0 then redis.pcall('ZADD', registry('wip', queue), unpack(leases)) end
+end
+
+-- Ids back to the head of their queue, in order.
+local function back(queue, ids)
+  for i = #ids, 1, -1 do redis.pcall('LPUSH', listkey(queue), ids[i]) end
+end
+
+local halt = redis.call('EXISTS', P .. ':suspended') == 1
+for position = 0, #ARGV - 8 do
+  local queue = ARGV[position + 8]
+  local stop = halt
+  if not stop then stop = redis.pcall('SISMEMBER', OWN .. 'paused', queue) == 1 end
+  -- what a blocked BLMOVE of this worker has claimed meanwhile comes first: it was at the head
+  local claim = OWN .. 'claim:' .. uid .. ':' .. queue
+  local claimed = redis.pcall('LRANGE', claim, 0, -1)
+  if claimed.err then claimed = {} end
+  if #claimed > 0 then redis.call('DEL', claim) end
+  local broken = redis.pcall('ZCARD', registry('wip', queue))
+  if type(broken) == 'table' then stop = true end
+  if stop then
+    back(queue, claimed)
+    paused[#paused + 1] = position
+  else
+    local ids = {}
+    for _, id in ipairs(claimed) do
+      if #jobs + #ids < limit then ids[#ids + 1] = id end
+    end
+    if #ids < #claimed then
+      local rest = {}
+      for n = #ids + 1, #claimed do rest[#rest + 1] = claimed[n] end
+      back(queue, rest)
+    end
+    if #ids > 0 then take(position, queue, ids) end
+    while #jobs < limit do
+      local popped = redis.pcall('LPOP', listkey(queue), limit - #jobs)
+      if not popped or popped.err or #popped == 0 then break end
+      take(position, queue, popped)
+    end
+  end
+end
+return { tenths(NOW), halt and 'suspended' or 'ok', jobs, paused }

@@ -1,0 +1,123 @@
+"""`current_job()`: what a task may know and say about the job it is running for.
+
+Kept in a context variable, so it is right in every runner: threads, asyncio
+tasks, and whatever a task starts with `asyncio.to_thread` or `copy_context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, TypeVar, overload
+
+from taskq.errors import TaskQError
+
+T = TypeVar("T")
+
+
+class JobContext:
+    """The job that the calling code runs for.
+
+    Attributes:
+        id: id of the job.
+        task: name of the task.
+        queue: name of the queue it came from.
+        attempt: 1 for the first execution; retries and crashes count.
+        enqueued_at: aware time at which it was put into its queue, or None.
+        scheduled_for: aware time of the occurrence that it was made for, or None.
+        meta: the job's `meta`, a copy.
+        cancel_requested: True once somebody asked for the job to be canceled.
+    """
+
+    __slots__ = (
+        "_report",
+        "attempt",
+        "cancel_requested",
+        "enqueued_at",
+        "id",
+        "meta",
+        "queue",
+        "scheduled_for",
+        "task",
+    )
+
+    def __init__(
+        self,
+        job_id: str,
+        task: str,
+        queue: str,
+        *,
+        attempt: int = 1,
+        enqueued_at: datetime | None = None,
+        scheduled_for: datetime | None = None,
+        meta: dict[str, Any] | None = None,
+        report: Callable[[str, float, float | None, str], None] | None = None,
+    ) -> None:
+        """Made by the worker for each execution."""
+        self.id = job_id
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.enqueued_at = enqueued_at
+        self.scheduled_for = scheduled_for
+        self.meta = {} if meta is None else meta
+        self.cancel_requested = False
+        self._report = report
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far the job is; cheap, so call it as often as you like.
+
+        At most a few of the calls a second reach Redis: always the latest one.
+
+        Args:
+            done: units of work that are done.
+            total: units in all, or None where that is not known.
+            note: a few words for people.
+        """
+        if self._report is not None:
+            self._report(self.id, done, total, note)
+
+    def __repr__(self) -> str:
+        """For logs."""
+        return f"<JobContext {self.id} {self.task} attempt {self.attempt}>"
+
+
+_current: ContextVar[JobContext | None] = ContextVar("taskq_current_job", default=None)
+_RAISE: Any = object()
+
+
+@overload
+def current_job() -> JobContext: ...
+@overload
+def current_job(default: T) -> JobContext | T: ...
+
+
+def current_job(default: Any = _RAISE) -> Any:
+    """The job that the calling code runs for.
+
+    Args:
+        default: returned outside of a job; without it that is an error.
+
+    Raises:
+        TaskQError: called outside of a job and no default was given.
+    """
+    job = _current.get()
+    if job is not None:
+        return job
+    if default is _RAISE:
+        raise TaskQError(
+            "current_job() was called outside of a job. Inside a task it gives the job; "
+            "current_job(None) gives None elsewhere."
+        )
+    return default
+
+
+def enter(job: JobContext) -> None:
+    """Make `job` the current one of this thread or asyncio task (for the worker)."""
+    _current.set(job)
+
+
+def leave() -> None:
+    """No job is current any more (for the worker)."""
+    _current.set(None)

@@ -1,0 +1,181 @@
+"""A worker process: started by the supervisor, one event loop, runs user code.
+
+Talks to the supervisor over a socket: settings in, then "drain"; "ready" and a
+summary out. When the socket closes, the supervisor is gone: the worker drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from taskq import logs
+from taskq.errors import TaskQError
+from taskq.worker.begun import BegunTable
+from taskq.worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.worker.runtime import Runtime
+
+log = logging.getLogger("taskq.worker")
+
+EXIT_OK = 0
+EXIT_APP = 3
+"""The app cannot be loaded: starting another process would not help."""
+EXIT_REPLACE = 75
+"""It served its jobs, grew too large, was fenced, or has too many stuck threads: start another."""
+
+
+def main() -> None:
+    """Entry of `python -m taskq.worker.child SOCKET_FD TABLE_FD SLOTS`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor decides
+    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    table_fd, slots = int(sys.argv[2]), int(sys.argv[3])
+    first = _read_line(control)
+    uid, text = first["uid"], first["settings"]
+    settings = WorkerSettings.from_json(text)
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        app = load_app(settings)
+    except Exception as err:  # noqa: BLE001 (user code: whatever it raises is shown)
+        told = isinstance(err, TaskQError)
+        log.critical("Cannot load %s: %s", settings.app, err, exc_info=None if told else err)
+        os._exit(EXIT_APP)
+    _title(settings)
+    table = BegunTable(slots, table_fd)
+    os._exit(_run(app, settings, uid, table, control))  # abandoned threads must not hold us
+
+
+def load_app(settings: WorkerSettings) -> TaskQ:
+    """The app of the settings, with its tasks imported and its Redis as the supervisor chose.
+
+    Raises:
+        ConfigError: there is no such app.
+    """
+    from taskq.app import TaskQ  # noqa: PLC0415 (in the child only, after logging is set up)
+    from taskq.finder import find_app  # noqa: PLC0415
+
+    sys.path.insert(0, settings.directory)
+    if settings.app:
+        app = find_app(settings.app)
+        if settings.rq:
+            app.codec = app.codec.accepting("pickle")
+    else:
+        app = TaskQ(settings.url or None, accept=("json", "pickle"))
+    app.load()
+    return app
+
+
+def _read_line(control: socket.socket) -> dict[str, Any]:
+    data = b""
+    while not data.endswith(b"\n"):
+        part = control.recv(65536)
+        if not part:
+            os._exit(EXIT_OK)  # the supervisor is gone before we began
+        data += part
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def _title(settings: WorkerSettings) -> None:
+    with contextlib.suppress(ImportError):
+        from setproctitle import setproctitle  # noqa: PLC0415 (extra)
+
+        queues = ",".join(name for name, _weight in settings.queues)
+        setproctitle(f"taskq: worker {settings.app or 'rq'} [{queues}]")
+
+
+def _run(
+    app: TaskQ, settings: WorkerSettings, uid: str, table: BegunTable, control: socket.socket
+) -> int:
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 (extra)
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_serve(app, settings, uid, table, control))
+    except Exception:
+        log.critical("The worker broke down", exc_info=True)
+        return 1
+
+
+async def _serve(
+    app: TaskQ, settings: WorkerSettings, uid: str, table: BegunTable, control: socket.socket
+) -> int:
+    from taskq.worker.runtime import Runtime  # noqa: PLC0415 (redis)
+
+    loop = asyncio.get_running_loop()
+    runtime = Runtime(app, settings, uid, table)
+    loop.add_signal_handler(signal.SIGTERM, runtime.stop)
+    control.setblocking(False)
+
+    def heard() -> None:
+        try:
+            data = control.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            loop.remove_reader(control.fileno())
+            runtime.stop("supervisor gone")
+        elif b"drain" in data:
+            runtime.stop("asked")
+
+    loop.add_reader(control.fileno(), heard)
+    watch = loop.create_task(_watch_memory(runtime, settings))
+
+    def ready() -> None:
+        _tell(control, {"ready": runtime.name})
+
+    why = await runtime.run(ready)
+    watch.cancel()
+    _tell(control, {"end": why, "jobs": runtime.jobs, "lost": runtime.settler.lost})
+    return EXIT_REPLACE if why in {"jobs", "memory", "fenced", "stuck", "failed"} else EXIT_OK
+
+
+def _tell(control: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        control.send(json.dumps(message).encode() + b"\n")
+
+
+async def _watch_memory(runtime: Runtime, settings: WorkerSettings) -> None:
+    """Stop for a replacement when resident memory is over the limit."""
+    if settings.max_memory_mb is None:
+        return
+    while True:
+        await asyncio.sleep(1.0)
+        used = resident_mb()
+        if used > settings.max_memory_mb:
+            log.warning("Uses %d MB, over the limit of %d MB: makes room for a fresh process",
+                        used, settings.max_memory_mb)  # fmt: skip
+            runtime.stop("memory")
+            return
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        import resource  # noqa: PLC0415 (macOS: the highest value so far, in bytes)
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What a worker is started with: one frozen record, passed from CLI to supervisor to children."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+LEASE_S = 15.0
+"""An execution owns its job this long after its worker's last heartbeat."""
+BEAT_S = 5.0
+"""Seconds between heartbeats, and between sweeps for jobs of dead workers."""
+MAX_CRASHES = 3
+"""A job that was running when this many worker processes died is failed."""
+PAGE = 100
+"""Jobs in one reserve or settle call: longer scripts stall Redis's other clients."""
+LOOKAHEAD_S = 0.05
+"""A worker holds at most this much work that it has not begun."""
+SETTLE_BYTES = 64_000_000
+"""Results kept in memory while Redis is away; above it nothing more is reserved."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Settings of one server's worker.
+
+    Attributes:
+        app: "package.module:attr", a module or a file; "" with `rq`.
+        queues: (name, weight) in order of priority; weight 0 means strict order.
+        processes: worker processes.
+        threads: `def` tasks that run at the same time in one process.
+        concurrency: `async def` tasks that run at the same time in one process.
+        grace_s: seconds that running jobs are given at a shutdown.
+        burst: stop when the queues are empty.
+        max_jobs: replace a worker process after so many jobs (with `burst`: stop it), or None.
+        max_memory_mb: replace a worker process above this resident memory, or None.
+        rq: run any RQ job: pickle on, any importable function.
+        log_level: of the `taskq` loggers.
+        log_format: "text" or "json".
+        name: first part of the workers' names; the host's name by default.
+        directory: put first on the import path.
+        url: Redis, with its password: never shown, passed through a pipe.
+        url_source: where the URL came from, for messages.
+    """
+
+    app: str = ""
+    queues: tuple[tuple[str, float], ...] = (("default", 0.0),)
+    processes: int = 1
+    threads: int = 8
+    concurrency: int = 100
+    grace_s: float = 20.0
+    burst: bool = False
+    max_jobs: int | None = None
+    max_memory_mb: int | None = None
+    rq: bool = False
+    log_level: str = "INFO"
+    log_format: str = "text"
+    name: str | None = None
+    directory: str = "."
+    url: str = ""
+    url_source: str = "argument"
+
+    def to_json(self) -> str:
+        """Text for the pipe to a child."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkerSettings:
+        """The other end of `to_json`."""
+        made = cls(**json.loads(text))
+        return replace(made, queues=tuple((str(n), float(w)) for n, w in made.queues))

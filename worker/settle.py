@@ -1,0 +1,166 @@
+"""Settling: what became of jobs goes to Redis in batches.
+
+One settle is in flight at a time, and what ends meanwhile goes with the next one
+(group commit: no timer, no added delay). While Redis is away, ended jobs wait
+here and are settled when it is back, fenced; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from taskq.broker.client import run_script
+from taskq.broker.link import pack_script
+from taskq.broker.scripts import script
+from taskq.worker.settings import PAGE
+
+if TYPE_CHECKING:
+    from taskq.broker import Broker
+    from taskq.broker.alink import AsyncLink
+    from taskq.worker.claim import Claim
+
+log = logging.getLogger("taskq.worker")
+
+FOREVER_S = 1e9
+DONE, LOST, HAS_DEPENDENTS = 1, 0, 2
+_BATCH_BYTES = 4_000_000
+
+
+class Settler:
+    """Collects ended jobs and settles them."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        link: AsyncLink,
+        worker: str,
+        queues: list[str],
+        to_lane: Callable[[Claim], None],
+        settled: Callable[[Claim], None],
+    ) -> None:
+        """Use `link` alone.
+
+        Args:
+            broker: for key names and the clock.
+            link: a connection of its own.
+            worker: this worker's name.
+            queues: names by position.
+            to_lane: gets a job that has dependents: RQ's own code settles it.
+            settled: called when a job is out of our hands.
+        """
+        self._broker = broker
+        self._link = link
+        self._worker = worker
+        self._queues = queues
+        self._to_lane = to_lane
+        self._settled = settled
+        self._items: list[tuple[Claim, list[Any]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._finished = self._failed = 0
+        self._work_s = 0.0
+        self._counts: Counter[tuple[int, str]] = Counter()
+        self.compact = True
+        self.bytes = 0
+        self.lost = 0
+
+    def add(self, claim: Claim, item: list[Any]) -> None:
+        """Settle a job with the next batch. Called on the event loop."""
+        self._items.append((claim, item))
+        if len(item) > 6:
+            self.bytes += len(item[6])
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def count(self, position: int, field: str, n: int = 1) -> None:
+        """Add to a queue's statistics; sent with the next batch."""
+        self._counts[position, field] += n
+
+    def count_end(self, *, ok: bool, seconds: float) -> None:
+        """Add to the worker's own counters, as `rq info` shows them."""
+        if ok:
+            self._finished += 1
+        else:
+            self._failed += 1
+        self._work_s += seconds
+
+    @property
+    def pending(self) -> int:
+        """Jobs that have ended and are not settled yet."""
+        return len(self._items)
+
+    async def drain(self) -> None:
+        """Wait until everything is settled."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while self._items:
+                batch = self._next()
+                await self._send(batch)
+        except Exception:
+            log.exception("Settling failed; it is tried again")
+            await asyncio.sleep(0.5)
+        finally:
+            self._task = None
+            if self._items:
+                self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _next(self) -> list[tuple[Claim, list[Any]]]:
+        size = n = 0
+        for _claim, item in self._items[:PAGE]:
+            size += len(item[6]) if len(item) > 6 else 0
+            if n and size > _BATCH_BYTES:
+                break
+            n += 1
+        return self._items[:n]
+
+    async def _send(self, batch: list[tuple[Claim, list[Any]]]) -> None:
+        args: list[Any] = [
+            self._worker, self._broker.clock.iso(), "1" if self.compact else "0",
+            self._finished, self._failed, f"{self._work_s:.6f}" if self._work_s else "0",
+            len(self._queues), *self._queues, len(self._counts),
+        ]  # fmt: skip
+        for (position, field), n in self._counts.items():
+            args += (position, field, n)
+        counted = (self._finished, self._failed, self._work_s, dict(self._counts))
+        for _claim, item in batch:
+            args += item
+        keys = [self._broker.keys.prefix, self._broker.keys.own]
+        chosen = script("settle")
+        answer = await run_script(
+            self._link, chosen, lambda _resend: pack_script(chosen, keys, args), FOREVER_S
+        )
+        self._subtract(*counted)
+        del self._items[: len(batch)]
+        for (claim, item), code in zip(batch, answer, strict=True):
+            if len(item) > 6:
+                self.bytes -= len(item[6])
+            if code == HAS_DEPENDENTS:
+                self._to_lane(claim)
+                continue
+            if code == LOST:
+                self._say_lost(claim, item)
+            self._settled(claim)
+
+    def _subtract(
+        self, finished: int, failed: int, work_s: float, counts: dict[tuple[int, str], int]
+    ) -> None:
+        self._finished -= finished
+        self._failed -= failed
+        self._work_s = max(self._work_s - work_s, 0.0)
+        self._counts.subtract(counts)
+        self._counts = +self._counts
+
+    def _say_lost(self, claim: Claim, item: list[Any]) -> None:
+        self.lost += 1
+        what = {"f": "its result", "x": "its failure", "r": "its retry"}.get(item[0], "its end")
+        log.warning(
+            "Job %s (%s) no longer belongs to this worker: %s was not recorded. "
+            "Its lease had ended, or the record was already made",
+            claim.id, claim.name, what,
+        )  # fmt: skip

@@ -1,0 +1,225 @@
+"""Runs `def` tasks: a fixed number of threads, each one job at a time.
+
+A time limit raises `Overrun` in the thread. A thread that does not stop (blocked
+in C code, `time.sleep(600)`) is abandoned: its job is settled as timed out, a
+fresh thread takes its place, and the stuck one ends by itself when it can.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from taskq import context
+from taskq.worker.execute import Overrun, TimeLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskq.worker.claim import Claim
+
+log = logging.getLogger("taskq.worker")
+
+STUCK_S = 0.7
+"""Seconds after the limit until a thread that has not stopped is abandoned."""
+
+
+class _Slot:
+    """One thread and the job it runs. `lock` orders the end of a job against its time limit."""
+
+    __slots__ = ("abandoned", "claim", "fired", "fired_mono", "lock", "thread")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.claim: Claim | None = None
+        self.fired = False
+        self.fired_mono = 0.0
+        self.abandoned = False
+        self.thread: threading.Thread | None = None
+
+
+class ThreadRunner:
+    """A pool of threads fed from one queue."""
+
+    def __init__(
+        self,
+        slots: int,
+        begin: Callable[[Claim], None],
+        done: Callable[[Claim, Any, BaseException | None], None],
+        wake: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Start nothing yet: threads start when there is work for them.
+
+        Args:
+            slots: jobs at the same time.
+            begin: called in the thread just before a job's code.
+            done: called on the event loop with (claim, value, error).
+            wake: runs a function on the event loop, from any thread.
+        """
+        self.slots = slots
+        self._begin = begin
+        self._done = done
+        self._wake = wake
+        self._queue: SimpleQueue[Claim | None] = SimpleQueue()
+        self._threads: list[_Slot] = []
+        self._ended: deque[tuple[Claim, Any, BaseException | None]] = deque()
+        self._woken = False
+        self.waiting: dict[str, Claim] = {}
+        self.running: dict[str, Claim] = {}
+        self.stuck = 0
+
+    @property
+    def busy(self) -> int:
+        """Jobs in hand: begun and waiting."""
+        return len(self.waiting) + len(self.running)
+
+    def submit(self, claim: Claim) -> None:
+        """Run a job as soon as a thread is free. Called on the event loop."""
+        self.waiting[claim.id] = claim
+        if len(self._threads) < min(self.slots, self.busy):
+            self._start()
+        self._queue.put(claim)
+
+    def _start(self) -> None:
+        slot = _Slot()
+        slot.thread = threading.Thread(
+            target=self._work, args=(slot,), name=f"taskq-{len(self._threads)}", daemon=True
+        )
+        self._threads.append(slot)
+        slot.thread.start()
+
+    def take_back(self, claim: Claim) -> bool:
+        """Withdraw a job whose code has not begun; False when it is too late."""
+        return self.waiting.pop(claim.id, None) is not None
+
+    # -- in the thread -------------------------------------------------------------------
+
+    def _work(self, slot: _Slot) -> None:
+        take = self._queue.get
+        while True:
+            claim = take()
+            if claim is None:
+                return
+            if self.waiting.pop(claim.id, None) is None:
+                continue  # given back meanwhile
+            self.running[claim.id] = claim
+            value, error = self._run(slot, claim)
+            if slot.abandoned:
+                self._wake(self._unstick)
+                return
+            self.running.pop(claim.id, None)
+            self._ended.append((claim, value, error))
+            if not self._woken:
+                self._woken = True
+                self._wake(self._flush)
+
+    def _run(self, slot: _Slot, claim: Claim) -> tuple[Any, BaseException | None]:
+        value: Any = None
+        error: BaseException | None = None
+        arrived = False
+        try:
+            self._begin(claim)
+            assert claim.context is not None and claim.fn is not None
+            context.enter(claim.context)
+            with slot.lock:
+                slot.fired = False
+                slot.claim = claim
+            value = claim.fn(*claim.args, **claim.kwargs)
+        except Overrun as err:
+            arrived = True
+            error = self._overrun(claim, err)
+        except BaseException as err:  # noqa: BLE001 (SystemExit in a task ends the job, not the worker)
+            error = err
+        # From here on the limit may still strike until `claim` is taken from the slot,
+        # and what was fired before must have arrived before the next job begins.
+        while True:
+            try:
+                with slot.lock:
+                    slot.claim = None
+                    fired = slot.fired
+                if fired and not arrived:
+                    give_up = time.monotonic() + 1.0
+                    while time.monotonic() < give_up:
+                        time.sleep(0)
+                break
+            except Overrun:
+                arrived = True
+        context.leave()
+        return value, error
+
+    @staticmethod
+    def _overrun(claim: Claim, err: BaseException) -> BaseException:
+        limit = TimeLimit(f"{claim.name} ran longer than its time limit of {claim.deadline:g} s")
+        return limit.with_traceback(err.__traceback__)
+
+    # -- on the event loop ---------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._woken = False
+        ended, done = self._ended, self._done
+        while ended:
+            done(*ended.popleft())
+
+    def _unstick(self) -> None:
+        self.stuck -= 1
+
+    def check_limits(self, now: float) -> None:
+        """Strike what is over its limit, abandon what does not stop. Called every 50 ms."""
+        for slot in list(self._threads):
+            claim = slot.claim
+            if claim is None or not claim.deadline:
+                continue
+            if not slot.fired:
+                if now - claim.begun_mono > claim.deadline:
+                    self._strike(slot, claim, now)
+            elif now - slot.fired_mono > STUCK_S:
+                self._abandon(slot, claim)
+
+    def _strike(self, slot: _Slot, claim: Claim, now: float) -> None:
+        with slot.lock:
+            if slot.claim is not claim or slot.fired or slot.thread is None:
+                return
+            slot.fired, slot.fired_mono = True, now
+            ident = slot.thread.ident
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(ident or 0), ctypes.py_object(Overrun)
+            )
+
+    def _abandon(self, slot: _Slot, claim: Claim) -> None:
+        with slot.lock:
+            if slot.claim is not claim:
+                return
+            slot.abandoned = True
+        self._threads.remove(slot)
+        self.running.pop(claim.id, None)
+        self.stuck += 1
+        log.error(
+            "%s (job %s) is over its time limit of %g s and does not stop: "
+            "its thread is abandoned (%d stuck in this worker)",
+            claim.name, claim.id, claim.deadline, self.stuck,
+        )  # fmt: skip
+        if self.waiting:
+            self._start()
+        self._done(
+            claim,
+            None,
+            TimeLimit(
+                f"{claim.name} ran longer than its time limit of {claim.deadline:g} s "
+                "and could not be stopped: its thread was abandoned"
+            ),
+        )
+
+    def request_cancel(self, claim: Claim) -> None:
+        """Tell a running job that it should stop; its code has to look (`cancel_requested`)."""
+        if claim.context is not None:
+            claim.context.cancel_requested = True
+
+    def stop(self) -> None:
+        """Let idle threads end."""
+        for _ in self._threads:
+            self._queue.put(None)
