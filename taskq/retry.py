@@ -222,7 +222,7 @@ class Retry:
     def later(seconds: float | timedelta) -> RetryLater:
         """The exception to raise in a task that should run again after `seconds`.
 
-        It counts as a retry. Without any left, the job fails.
+        Such a retry does not count against `max`.
         """
         return RetryLater(seconds)
 

@@ -16,6 +16,7 @@ pickle is accepted. What it may cost is limited: bytes, inflated bytes, nesting.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -83,6 +84,12 @@ class Codec:
         signed = ", signed" if self._seal else ""
         accept = tuple(sorted(self.accept))
         return f"Codec({self.serializer!r}, accept={accept!r}, max_bytes={self.max_bytes}{signed})"
+
+    def accepting(self, form: str) -> Codec:
+        """The same settings, and `form` accepted too (for `taskq worker --rq`)."""
+        other = copy.copy(self)
+        other.accept = self.accept | {_format("accept", form)}
+        return other
 
     def dump_call(
         self,

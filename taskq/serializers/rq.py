@@ -2,8 +2,8 @@
 
 A stock worker does not know the app, so the settings come from the environment:
 TASKQ_ACCEPT ("json" by default; "json,pickle"), TASKQ_SECRET (several separated by
-commas), TASKQ_SERIALIZER (what is written; "json"). They are looked up at each call and
-cached by their values.
+commas), TASKQ_SERIALIZER (what is written; "json"), TASKQ_MAX_BYTES (1,000,000). They are
+looked up at each call and cached by their values; an empty one counts as not set.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ import os
 from functools import lru_cache
 from typing import Any
 
+from taskq.errors import ConfigError
 from taskq.serializers.codec import Codec
 
 
 @lru_cache(maxsize=16)
-def _codec(serializer: str | None, accept: str | None, secret: str | None) -> Codec:
-    return Codec(serializer or "json", accept or "json", secret)
+def _codec(serializer: str, accept: str, secret: str, max_bytes: str) -> Codec:
+    if not max_bytes.isascii() or not max_bytes.isdigit():
+        raise ConfigError(f"TASKQ_MAX_BYTES is {max_bytes!r}: a number of bytes is allowed.")
+    return Codec(serializer, accept, secret or None, int(max_bytes))
 
 
 def _current() -> Codec:
     get = os.environ.get
-    return _codec(get("TASKQ_SERIALIZER"), get("TASKQ_ACCEPT"), get("TASKQ_SECRET"))
+    return _codec(
+        get("TASKQ_SERIALIZER") or "json",
+        get("TASKQ_ACCEPT") or "json",
+        get("TASKQ_SECRET") or "",
+        get("TASKQ_MAX_BYTES") or "1000000",
+    )
 
 
 def dumps(value: Any, /) -> bytes:
@@ -30,7 +38,7 @@ def dumps(value: Any, /) -> bytes:
 
     Raises:
         NotSerializable: says what cannot be carried.
-        PayloadTooLarge: over 1 MB.
+        PayloadTooLarge: over TASKQ_MAX_BYTES.
         ConfigError: a variable has a value that is not allowed.
     """
     return _current().dump_unbound(value)

@@ -126,10 +126,7 @@ class Pack:
             return self._int(int.__int__(value))
         if isinstance(value, float):
             return self._float(float.__float__(value), path)
-        fields = _fields(value, path)
-        if fields is None:
-            raise Unfit(path, f"is {article(value)}, which JSON cannot carry. {advice(value)}")
-        return self._dict(fields, path, depth, in_set)
+        return self._value(_content(value, path), path, depth, in_set)
 
     def _text(self, value: str, path: tuple[Any, ...]) -> str:
         try:
@@ -214,8 +211,8 @@ def _wrong_key(key: object) -> str:
     )
 
 
-def _fields(value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
-    """The fields of a dataclass instance or a pydantic model, None for anything else."""
+def _content(value: Any, path: tuple[Any, ...]) -> Any:
+    """What a dataclass instance or a pydantic model contains: a dict, mostly."""
     kind = type(value)
     if dataclasses.is_dataclass(kind):
         try:
@@ -225,11 +222,10 @@ def _fields(value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
     # pydantic is recognised by its marks: whoever passes a model has imported it.
     if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_dump"):
         try:
-            dumped = value.model_dump(by_alias=True, round_trip=True)
+            return value.model_dump(by_alias=True, round_trip=True)
         except Exception as error:  # the model's own serializers run in it
             raise Unfit(path, f"is {article(value)} whose model_dump() failed: {error}.") from error
-        return dumped if isinstance(dumped, dict) else {"root": dumped}
-    return None
+    raise Unfit(path, f"is {article(value)}, which JSON cannot carry. {advice(value)}")
 
 
 def _pack_time(value: dt.time, path: tuple[Any, ...]) -> dict[str, object]:
