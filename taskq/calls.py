@@ -77,7 +77,7 @@ def build(app: Any, calls: Sequence[Call[Any]]) -> list[NewJob]:
 
 def to_batch(app: Any, calls: Sequence[Call[Any]], accepted: Sequence[Accepted]) -> Batch[Any]:
     """Return the handles of the calls that `accepted` answers, as one batch."""
-    handles = [
+    handles: list[Handle[Any]] = [
         Handle(app, job_id, call.task, created)
         for call, (job_id, created) in zip(calls, accepted, strict=True)
     ]

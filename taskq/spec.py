@@ -69,7 +69,7 @@ class TaskSpec:
             raise ConfigError(f"{fn.name} is a task already; decorate its function once.")
         checked = check_function(fn)
         functools.update_wrapper(self, checked)  # type: ignore[arg-type] # Task can be called
-        rest = dict(given or ())
+        rest: dict[str, Any] = dict(given or {})
         name, mode = rest.pop("name", None), rest.pop("mode", None)
         aliases = rest.pop("aliases", ())
         self.qualname = checked.__qualname__

@@ -195,9 +195,14 @@ class Task(TaskSpec, Generic[P, C]):
         return copy
 
     def _calls(
-        self, items: Iterable[Any], args: Arguments, kwargs: Mapping[str, Any]
+        self, items: Iterable[Any], args: Arguments, kwargs: dict[str, Any]
     ) -> list[Call[Any]]:
-        return [self.call(item, *args, **kwargs) for item in items]
+        calls: list[Call[Any]] = []
+        for item in items:
+            all_args = (item, *args)
+            self._check(all_args, kwargs)
+            calls.append(Call(self, all_args, kwargs))
+        return calls
 
 
 def _with_options(origin: Task[P, C], opts: Options) -> Task[P, C]:

@@ -10,9 +10,10 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeGuard
 
 from taskq.errors import ConfigError
 from taskq.signature import CallCheck
@@ -20,9 +21,6 @@ from taskq.signature import CallCheck
 _LONGEST = 60
 """Characters of a readable key. The key is stored in the job's hash, too, where a value
 over 64 bytes would more than double the memory of the whole hash."""
-
-_NO_REPR: Any = object.__repr__
-"""Shows an address, which is another one in each process."""
 
 
 def unique_key(
@@ -60,24 +58,43 @@ def _digest(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     """Return `value` as plain JSON that is the same for equal values, in any order."""
-    kind = type(value)
-    if kind in (str, int, float, bool, type(None)):
+    if value is None or type(value) in (str, int, float, bool):
         return value
-    if kind in (list, tuple):
+    if type(value) in (list, tuple):
         return [_canonical(item) for item in value]
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         pairs = [[_canonical(key), _canonical(item)] for key, item in value.items()]
         return {"map": sorted(pairs, key=json.dumps)}
-    label = f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(value, (set, frozenset)):
-        return {label: sorted((_canonical(item) for item in value), key=json.dumps)}
+    return {_label(value): _content(value)}
+
+
+def _content(value: Any) -> Any:
+    if _is_set(value):
+        return sorted((_canonical(item) for item in value), key=json.dumps)
     if isinstance(value, Enum):
-        return {label: value.name}
+        return value.name
     if dataclasses.is_dataclass(value):
-        parts = ((part.name, getattr(value, part.name)) for part in dataclasses.fields(value))
-        return {label: [[name, _canonical(part)] for name, part in parts]}
+        names = [part.name for part in dataclasses.fields(value)]
+        return [[name, _canonical(getattr(value, name))] for name in names]
     if hasattr(value, "model_dump"):  # pydantic
-        return {label: _canonical(value.model_dump())}
-    if getattr(kind, "__repr__", None) is not _NO_REPR:  # datetime, UUID, Decimal, bytes, Path ...
-        return {label: repr(value)}
-    return {label: pickle.dumps(value).hex()}
+        return _canonical(value.model_dump())
+    if _has_repr(value):  # datetime, UUID, bytes, Path ...
+        return repr(value)
+    return pickle.dumps(value).hex()
+
+
+def _label(value: Any) -> str:
+    return f"{value.__class__.__module__}.{value.__class__.__qualname__}"
+
+
+def _has_repr(value: Any) -> bool:
+    """Whether it shows its content; what it inherits shows an address, new in each process."""
+    return getattr(value.__class__, "__repr__", None) is not getattr(object, "__repr__", None)
+
+
+def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_set(value: Any) -> TypeGuard[AbstractSet[Any]]:
+    return isinstance(value, (set, frozenset))

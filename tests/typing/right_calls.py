@@ -1,0 +1,110 @@
+"""What the checkers must accept, and the types they must find. Checked, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from typing_extensions import assert_type
+
+from taskq import Batch, Call, Handle, Retry, Task, TaskQ, task
+
+T = TypeVar("T")
+
+queue = TaskQ()
+
+
+@queue.task
+def thumbnail(path: str, size: int = 256) -> str:
+    return f"{path}:{size}"
+
+
+@queue.task(queue="web", retry=Retry(5, on=(OSError,)), timeout=30)
+async def fetch(url: str, *, tries: int = 1) -> bytes:
+    return url.encode() * tries
+
+
+@task
+def resize(path: str) -> int:
+    return len(path)
+
+
+@task(aliases=["shop.old"], result_ttl=0)
+async def ping() -> None: ...
+
+
+@queue.task
+def untyped_result(name: str) -> Any:
+    return name
+
+
+@queue.task
+def same(value: T) -> T:
+    return value
+
+
+class Images:
+    @staticmethod
+    @queue.task
+    def crop(path: str, *, left: int = 0) -> float:
+        return float(left) + len(path)
+
+
+def tasks_are_typed() -> None:
+    assert_type(thumbnail("a.png"), str)
+    assert_type(thumbnail.delay("a.png", size=64), Handle[str])
+    assert_type(thumbnail.delay("a.png").result(timeout=1), str)
+    running: Coroutine[Any, Any, bytes] = fetch("x")
+    running.close()
+    assert_type(fetch.delay("x"), Handle[bytes])
+    assert_type(fetch.delay("x", tries=2).result(), bytes)
+    assert_type(resize.delay("a"), Handle[int])
+    assert_type(ping.delay(), Handle[None])
+    assert_type(untyped_result.delay("a"), Handle[Any])
+    assert_type(Images.crop.delay("a", left=3), Handle[float])
+    assert_type(same(3), int)
+
+
+def options_keep_the_type() -> None:
+    assert_type(thumbnail.options(queue="high", delay=60).delay("a.png"), Handle[str])
+    assert_type(fetch.options(at_front=True, unique=True, meta={"a": 1}).delay("x"), Handle[bytes])
+    assert_type(fetch.options(unique=lambda url: url).delay("x"), Handle[bytes])
+
+
+def handles_come_back_from_an_id() -> None:
+    assert_type(thumbnail.handle("abc"), Handle[str])
+    assert_type(fetch.handle("abc"), Handle[bytes])
+    assert_type(queue.handle("abc"), Handle[Any])
+
+
+def batches_are_typed() -> None:
+    assert_type(thumbnail.call("a.png", 64), Call[str])
+    assert_type(fetch.call("x"), Call[bytes])
+    assert_type(thumbnail.map(["a", "b"], size=64), Batch[str])
+    assert_type(fetch.map(["a", "b"], tries=3), Batch[bytes])
+    assert_type(resize.map(str(n) for n in range(3)), Batch[int])
+    assert_type(queue.enqueue([thumbnail.call("a"), thumbnail.call("b")]), Batch[str])
+    mixed: list[Call[str] | Call[bytes]] = [thumbnail.call("a"), fetch.call("b")]
+    found: Batch[str | bytes] = queue.enqueue(mixed)  # mypy's own guess is their common base
+    assert_type(found.results(), list[str | bytes])
+
+
+async def asyncio_twins() -> None:
+    assert_type(await fetch("x"), bytes)
+    assert_type(await fetch.adelay("x"), Handle[bytes])
+    assert_type(await (await fetch.adelay("x")), bytes)
+    assert_type(await thumbnail.adelay("x"), Handle[str])
+    assert_type(await thumbnail.amap(["a"], size=1), Batch[str])
+    assert_type(await fetch.amap(["a"]), Batch[bytes])
+    assert_type(await queue.aenqueue([fetch.call("x")]), Batch[bytes])
+
+
+def tasks_can_be_passed_on(any_task: Task[[str], str]) -> None:
+    assert_type(any_task.delay("x"), Handle[str])
+
+
+def as_a_function(call: Task[..., object]) -> Handle[object]:
+    return call.delay(1, 2, x=3)
+
+
+as_a_function(thumbnail)
