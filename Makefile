@@ -57,5 +57,11 @@ types: $(STAMP)  ## mypy --strict and pyright in strict mode
 	@status=0; $(BIN)/mypy || status=1; \
 	  $(BIN)/python -m pyright --warnings || status=1; exit $$status
 
+bench: $(STAMP)  ## taskq beside its peers: tables and plots (long; ARGS="--smoke" for a quick one)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP)  ## run the examples in README.md and docs/
+	@$(BIN)/python docs/run_examples.py $(ARGS)
+
 clean:  ## remove everything that make made
 	rm -rf $(VENV) .venv-* .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
