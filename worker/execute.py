@@ -262,7 +262,7 @@ def _interval(claim: Claim, left: int) -> float:
 
 def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     """Traceback as RQ stores it (zlib, base64), and our JSON [type, message, attempts]."""
-    tb = _user_part(err.__traceback__)
+    tb = user_part(err.__traceback__)
     if isinstance(err, TimeLimit):
         kind, message = "taskq.errors.TaskTimeout", str(err)
         lines = traceback.format_exception(type(err), err, tb)
@@ -290,7 +290,7 @@ def _text(err: BaseException) -> str:
     return text if len(text) <= MESSAGE_CHARS else text[:MESSAGE_CHARS] + " [...]"
 
 
-def _user_part(tb: TracebackType | None) -> TracebackType | None:
+def user_part(tb: TracebackType | None) -> TracebackType | None:
     """The traceback without the frames of this package."""
     here = __name__.rpartition(".")[0]
     start = tb

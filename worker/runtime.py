@@ -356,7 +356,7 @@ class Runtime:
             return
         info = None
         if error is not None and not isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
-            info = (type(error), error, error.__traceback__)
+            info = (type(error), error, execute.user_part(error.__traceback__))
         job_log.error("%s (job %s) failed: %s", claim.name or "A job", claim.id, error,
                       exc_info=info, extra=_extra(claim))  # fmt: skip
 

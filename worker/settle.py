@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from taskq.broker.client import run_script
+from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
 from taskq.worker.settings import PAGE
@@ -63,6 +63,7 @@ class Settler:
         self._finished = self._failed = 0
         self._work_s = 0.0
         self._counts: Counter[tuple[int, str]] = Counter()
+        self._page = PAGE
         self.compact = True
         self.bytes = 0
         self.lost = 0
@@ -70,8 +71,7 @@ class Settler:
     def add(self, claim: Claim, item: list[Any]) -> None:
         """Settle a job with the next batch. Called on the event loop."""
         self._items.append((claim, item))
-        if len(item) > 6:
-            self.bytes += len(item[6])
+        self.bytes += _size(item)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -102,18 +102,39 @@ class Settler:
             while self._items:
                 batch = self._next()
                 await self._send(batch)
-        except Exception:
-            log.exception("Settling failed; it is tried again")
+        except BrokerError as err:  # out of memory, a wrong type: it lasts until somebody mends it
+            log.error("Redis refuses to record the end of %d jobs: %s Trying again",
+                      len(self._items), err)  # fmt: skip
             await asyncio.sleep(0.5)
+        except Exception:
+            log.exception("Settling failed; it is tried again, one by one")
+            self._give_up_or_single()
         finally:
             self._task = None
             if self._items:
                 self._task = asyncio.get_running_loop().create_task(self._run())
 
+    def _give_up_or_single(self) -> None:
+        """A batch that cannot even be sent is taken apart; the one job at fault fails plainly."""
+        if self._page > 1:
+            self._page = 1
+            return
+        self._page = PAGE
+        claim, item = self._items[0]
+        if item[0] == "x" and item[-1] == "":
+            log.critical("The end of job %r cannot be recorded at all", claim.id)
+            del self._items[0]
+            self._settled(claim)
+            return
+        error = '["taskq.errors.TaskQError","The end of this job could not be recorded.",1]'
+        now = f"{claim.begun_at:.6f}"
+        plain = ["x", claim.position, claim.id, claim.exec_id, now, now, b"", error, 31_536_000, ""]
+        self._items[0] = (claim, plain)
+
     def _next(self) -> list[tuple[Claim, list[Any]]]:
         size = n = 0
-        for _claim, item in self._items[:PAGE]:
-            size += len(item[6]) if len(item) > 6 else 0
+        for _claim, item in self._items[: self._page]:
+            size += _size(item)
             if n and size > _BATCH_BYTES:
                 break
             n += 1
@@ -138,8 +159,7 @@ class Settler:
         self._subtract(*counted)
         del self._items[: len(batch)]
         for (claim, item), code in zip(batch, answer, strict=True):
-            if len(item) > 6:
-                self.bytes -= len(item[6])
+            self.bytes -= _size(item)
             if code == HAS_DEPENDENTS:
                 self._to_lane(claim)
                 continue
@@ -164,3 +184,8 @@ class Settler:
             "Its lease had ended, or the record was already made",
             claim.id, claim.name, what,
         )  # fmt: skip
+
+
+def _size(item: list[Any]) -> int:
+    """Bytes of a result or traceback that an item carries."""
+    return len(item[6]) if item[0] in ("f", "x") else 0
