@@ -21,6 +21,7 @@ from taskq.broker.alink import AsyncLink
 from taskq.broker.link import SyncLink, pack, pack_all, pack_script
 from taskq.broker.records import Accepted, NewJob
 from taskq.broker.scripts import Script, script
+from taskq.broker.wait import Waits
 from taskq.clock import Clock
 from taskq.errors import BrokerUnavailable, DuplicateJob, TaskQError
 from taskq.keys import Keys
@@ -56,6 +57,7 @@ class Broker:
         self.deadline_s = deadline_s
         self.keys = Keys()
         self.clock = Clock()
+        self.waits = Waits(self)
         self._sync_pool = connect.sync_pool(url, deadline_s)
         self._async_pool = connect.async_pool(url)
         self._local = threading.local()
@@ -229,11 +231,13 @@ class Broker:
 
     def close(self) -> None:
         """Close the blocking connections of all threads; they reopen when used again."""
+        self.waits.close()
         for link in list(self._sync_links):
             link.close()
 
     async def aclose(self) -> None:
         """Close this event loop's connections, and the blocking ones."""
+        await self.waits.aclose()
         links = self._loops.pop(asyncio.get_running_loop(), None)
         if links is not None:
             await links.link.aclose()

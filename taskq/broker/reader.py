@@ -1,0 +1,104 @@
+"""Connections for blocking reads, and running a conversation on one.
+
+Unlike `SyncLink`, a reader can give up a reply and take it in later: a caller's time is
+over when it is over, though Redis ends an XREAD's BLOCK up to 100 ms late.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis import exceptions as rexc
+
+from taskq.broker.link import PASSING, pack_all
+from taskq.broker.watch import Command
+
+BREAKS: tuple[type[Exception], ...] = PASSING
+"""The connection is of no more use; another may be. `BrokerUnavailable` is one, too (OSError)."""
+
+READ_TIMEOUT_S = 10.0
+"""A reply that is this late (on top of the block time) will not come: the server is away."""
+_MIDDLE_S = 5.0
+"""Longest silence in the middle of a reply."""
+_PASSING_CODES = ("BUSY ", "UNBLOCKED ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
+
+
+class Reader:
+    """One connection, one user at a time."""
+
+    def __init__(self, connect: Callable[..., Any]) -> None:
+        """Connect.
+
+        Args:
+            connect: `Broker.connection`.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        self._connection = connect(socket_timeout_s=_MIDDLE_S)
+        self._owed = 0
+        self.pid = os.getpid()
+
+    def ask(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
+        """Send a pipeline and read its replies; error replies stand in the list.
+
+        Raises:
+            redis.TimeoutError: not all replies came within `wait_s` seconds; `is_usable`
+                takes in the rest later.
+            redis.ConnectionError: the connection is lost, or Redis cannot answer now.
+        """
+        until = time.monotonic() + wait_s
+        connection = self._connection
+        connection.send_packed_command([pack_all(commands)], check_health=False)
+        self._owed = len(commands)
+        replies = []
+        while self._owed:
+            if not connection.can_read(max(until - time.monotonic(), 0.0)):
+                raise rexc.TimeoutError(f"no answer within {wait_s:g} s")
+            replies.append(self._read())
+        return replies
+
+    def _read(self) -> Any:
+        try:
+            return self._connection.read_response(disable_decoding=True)
+        except rexc.ResponseError as err:
+            if is_passing(err):
+                raise rexc.ConnectionError(str(err)) from err
+            return err
+        finally:
+            self._owed -= 1
+
+    def is_usable(self) -> bool:
+        """Whether the connection can take the next question: nothing owed, not closed by Redis."""
+        if self.pid != os.getpid():
+            return False
+        try:
+            while self._owed:
+                if not self._connection.can_read(0):
+                    return False
+                self._read()
+            return not self._connection.can_read(0)
+        except BREAKS:
+            return False
+
+    def close(self) -> None:
+        """Close the connection; in a forked child only forget it."""
+        self._connection.disconnect()
+
+    def hang_up(self) -> None:
+        """End the read of another thread: it sees a lost connection and cleans up."""
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None and self.pid == os.getpid():
+            try:
+                sock.shutdown(2)
+            except OSError:
+                pass  # it is closed already
+
+
+def is_passing(error: rexc.ResponseError) -> bool:
+    """Whether an error reply only means: not now."""
+    passing = (rexc.ReadOnlyError, rexc.TryAgainError, rexc.ClusterDownError)
+    return isinstance(error, passing) or str(error).startswith(_PASSING_CODES)

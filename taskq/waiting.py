@@ -1,0 +1,357 @@
+# ruff: noqa: SLF001 - the inside of handles is shared with this module
+# pyright: reportPrivateUsage=false
+"""Waiting for several jobs: `wait`, `as_completed`, `gather`.
+
+The jobs may be of several apps; each app's broker waits for its own on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
+
+from taskq.broker.outcomes import Kind, Outcome
+from taskq.broker.pump import LOOK_AT_MOST, PATIENCE_S
+from taskq.broker.wait import Waits
+from taskq.broker.watch import Conversation, Ended, Watch, aconverse, converse, look
+from taskq.errors import TaskQError
+from taskq.future import Handle, Timeout, on_slow, refuse_in_loop, seconds_of
+
+R = TypeVar("R")
+
+FIRST_COMPLETED = "FIRST_COMPLETED"
+FIRST_EXCEPTION = "FIRST_EXCEPTION"
+ALL_COMPLETED = "ALL_COMPLETED"
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Handle[Any]]
+    not_done: set[Handle[Any]]
+
+
+def wait(
+    handles: Iterable[Handle[Any]],
+    timeout: Timeout = None,
+    return_when: Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"] = "ALL_COMPLETED",
+) -> DoneAndNotDone:
+    """Wait for jobs, as `concurrent.futures.wait` does. Blocks; never cancels a job.
+
+    Args:
+        handles: of one app or several.
+        timeout: seconds; 0 looks once; None waits for ever.
+        return_when: FIRST_COMPLETED, FIRST_EXCEPTION (a job that ended without a result),
+            or ALL_COMPLETED.
+
+    Returns:
+        `(done, not_done)`, two sets.
+
+    Raises:
+        ValueError: another `return_when`.
+    """
+    if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION, ALL_COMPLETED):
+        raise ValueError(
+            f"return_when={return_when!r}: must be FIRST_COMPLETED, FIRST_EXCEPTION "
+            "or ALL_COMPLETED."
+        )
+    refuse_in_loop("taskq.wait()", "`async for h in taskq.as_completed(...)` or taskq.gather()")
+    every = set(handles)
+    done: set[Handle[Any]] = set()
+    with _Inbox(every, seconds_of(timeout)) as inbox:
+        for handle, outcome in inbox:
+            done.add(handle)
+            is_enough = return_when == FIRST_COMPLETED or (
+                return_when == FIRST_EXCEPTION and outcome.kind is not Kind.FINISHED
+            )
+            if is_enough and not inbox.has_more_now():
+                break
+    return DoneAndNotDone(done, every - done)
+
+
+def as_completed(handles: Iterable[Handle[R]], timeout: Timeout = None) -> Arrivals[R]:
+    """Give the handles back in the order in which their jobs end.
+
+    For `for` and for `async for`. What a handle's `result()` then gives or raises is known
+    without another network call. Jobs that do not exist come, too.
+
+    Args:
+        handles: of one app or several.
+        timeout: seconds for all of them, from the start of the iteration; None: for ever.
+
+    Raises:
+        ResultTimeout: while iterating, when the time is over before all have ended.
+    """
+    return Arrivals(handles, timeout)
+
+
+@overload
+async def gather(*handles: Handle[R]) -> list[R]: ...
+@overload
+async def gather(
+    *handles: Handle[R], return_exceptions: bool
+) -> list[R | TaskQError]: ...
+async def gather(*handles: Handle[Any], return_exceptions: bool = False) -> list[Any]:
+    """Wait for all results in an asyncio program, in the order of the handles.
+
+    Like `asyncio.gather` over the handles, but with one registration for all of them.
+
+    Args:
+        handles: of one app or several.
+        return_exceptions: put errors into the list instead of raising the first one.
+
+    Raises:
+        JobFailed: a job failed; raised as soon as that is known, the others go on.
+        TaskQError: whatever else `Handle.result` raises.
+    """
+    return await agather(handles, None, return_exceptions=return_exceptions)
+
+
+async def agather(
+    handles: Sequence[Handle[Any]], timeout: Timeout, *, return_exceptions: bool
+) -> list[Any]:
+    """`gather` with a time limit; see there."""
+    ends: dict[Handle[Any], Outcome] = {}
+    async for handle, outcome in Arrivals(handles, timeout)._apairs():
+        if not return_exceptions and (error := handle._error_of(outcome)) is not None:
+            raise error
+        ends[handle] = outcome
+    return [value_or_error(h, ends[h], return_exceptions=return_exceptions) for h in handles]
+
+
+def gather_blocking(
+    handles: Sequence[Handle[Any]], timeout: Timeout, *, return_exceptions: bool
+) -> list[Any]:
+    """`agather` for callers that block."""
+    ends: dict[Handle[Any], Outcome] = {}
+    for handle, outcome in Arrivals(handles, timeout)._pairs():
+        if not return_exceptions and (error := handle._error_of(outcome)) is not None:
+            raise error
+        ends[handle] = outcome
+    return [value_or_error(h, ends[h], return_exceptions=return_exceptions) for h in handles]
+
+
+def value_or_error(handle: Handle[Any], outcome: Outcome, *, return_exceptions: bool) -> Any:
+    """What a list of results holds for one job.
+
+    Raises:
+        TaskQError: it has no result that can be read, unless `return_exceptions`.
+    """
+    try:
+        return handle._value_of(outcome)
+    except TaskQError as error:
+        if return_exceptions:
+            return error
+        raise
+
+
+class Arrivals(Generic[R]):
+    """Handles in the order in which their jobs end; for `for` and `async for`, once each."""
+
+    def __init__(self, handles: Iterable[Handle[R]], timeout: Timeout) -> None:
+        """Keep the handles; waiting begins with the iteration."""
+        self._handles = list(dict.fromkeys(handles))
+        self._timeout_s = seconds_of(timeout)
+
+    def __iter__(self) -> Iterator[Handle[R]]:
+        refuse_in_loop("for ... in as_completed()", "`async for`")
+        return (handle for handle, _outcome in self._pairs())
+
+    def __aiter__(self) -> AsyncIterator[Handle[R]]:
+        return (handle async for handle, _outcome in self._apairs())
+
+    def _pairs(self) -> Generator[tuple[Handle[R], Outcome], None, None]:
+        with _Inbox(self._handles, self._timeout_s) as inbox:
+            yield from inbox
+            if inbox.pending:
+                others = len(inbox.pending) - 1
+                raise next(iter(inbox.pending))._timeout_error(self._timeout_s or 0.0, others)
+
+    async def _apairs(self) -> AsyncGenerator[tuple[Handle[R], Outcome], None]:
+        inbox = _AsyncInbox(self._handles, self._timeout_s)
+        try:
+            await inbox.open()
+            while (pair := await inbox.next()) is not None:
+                yield pair
+            if inbox.pending:
+                others = len(inbox.pending) - 1
+                first = next(iter(inbox.pending))
+                raise await first._atimeout_error(self._timeout_s or 0.0, others)
+        finally:
+            inbox.close()
+
+
+class _Inbox:
+    """Handles as their jobs end, for a caller that blocks."""
+
+    def __init__(self, handles: Iterable[Handle[Any]], timeout_s: float | None) -> None:
+        self.pending: dict[Handle[Any], None] = dict.fromkeys(handles)
+        self._timeout_s = timeout_s
+        self._start = time.monotonic()
+        self._is_told = timeout_s is not None
+        self._arrived: SimpleQueue[tuple[Handle[Any], Outcome]] = SimpleQueue()
+        self._pid = os.getpid()
+
+    def __enter__(self) -> _Inbox:
+        try:
+            for handle in self.pending:
+                if (outcome := handle._outcome) is not None:
+                    self._sink(handle, outcome)
+            if self._timeout_s is not None and self._timeout_s <= 0:
+                for _waits, group in _by_app(self._unsettled()):
+                    broker = group[0]._app.broker
+                    for handle, outcome in converse(_look_once(group), broker.pipe):
+                        self._sink(handle, outcome)
+            else:
+                self._register()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for waits, group in _by_app(self._unsettled()):
+            waits.remove([handle.id for handle in group], self._sink)
+
+    def __iter__(self) -> Iterator[tuple[Handle[Any], Outcome]]:
+        while self.pending:
+            if self._pid != os.getpid():  # forked while iterating: the parent's thread is not here
+                self._pid = os.getpid()
+                self._register()
+            try:
+                handle, outcome = self._arrived.get(timeout=self._slice_s())
+            except Empty:
+                if self._left_s() <= 0:
+                    return
+                self._tell()
+                continue
+            if handle in self.pending:
+                del self.pending[handle]
+                yield handle, handle._settle(outcome)
+
+    def has_more_now(self) -> bool:
+        """Whether another one can be had without waiting."""
+        return not self._arrived.empty()
+
+    def _sink(self, handle: Handle[Any], outcome: Outcome) -> None:
+        self._arrived.put((handle, outcome))
+
+    def _unsettled(self) -> list[Handle[Any]]:
+        return [handle for handle in self.pending if handle._outcome is None]
+
+    def _register(self) -> None:
+        for waits, group in _by_app(self._unsettled()):
+            waits.add([(handle._target(), handle) for handle in group], self._sink)
+
+    def _left_s(self) -> float:
+        if self._timeout_s is None:
+            return float("inf")
+        return self._start + self._timeout_s - time.monotonic()
+
+    def _slice_s(self) -> float:
+        return min(max(self._left_s(), 0.0), PATIENCE_S)
+
+    def _tell(self) -> None:
+        if not self._is_told and time.monotonic() - self._start >= PATIENCE_S:
+            self._is_told = True
+            next(iter(self.pending))._tell_slow(len(self.pending) - 1)
+
+
+class _AsyncInbox:
+    """The same for an event loop."""
+
+    def __init__(self, handles: Sequence[Handle[Any]], timeout_s: float | None) -> None:
+        self.pending: dict[Handle[Any], None] = dict.fromkeys(handles)
+        self._timeout_s = timeout_s
+        self._arrived: deque[tuple[Handle[Any], Outcome]] = deque()
+        self._bell: asyncio.Future[None] | None = None
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Begin to wait."""
+        for handle in self.pending:
+            if (outcome := handle._outcome) is not None:
+                self._arrived.append((handle, outcome))
+        groups = _by_app(self._unsettled())
+        if self._timeout_s is not None and self._timeout_s <= 0:
+            for _waits, group in groups:
+                self._arrived += await aconverse(_look_once(group), group[0]._app.broker.apipe)
+            self._is_over = True
+            return
+        if self._timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout_s, self._expire)
+        for waits, group in groups:
+            waits.loop(on_slow).add(
+                [(handle._target(), handle) for handle in group],
+                self._sink,
+                is_patient=self._timeout_s is None,
+            )
+
+    def close(self) -> None:
+        """Stop waiting for the rest."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for waits, group in _by_app(self._unsettled()):
+            waits.loop(on_slow).remove([handle.id for handle in group], self._sink)
+
+    async def next(self) -> tuple[Handle[Any], Outcome] | None:
+        """The next one; None when all have come or the time is over."""
+        while self.pending:
+            while self._arrived:
+                handle, outcome = self._arrived.popleft()
+                if handle in self.pending:
+                    del self.pending[handle]
+                    return handle, handle._settle(outcome)
+            if self._is_over:
+                return None
+            self._bell = asyncio.get_running_loop().create_future()
+            try:
+                await self._bell
+            finally:
+                self._bell = None
+        return None
+
+    def _sink(self, handle: Handle[Any], outcome: Outcome) -> None:
+        self._arrived.append((handle, outcome))
+        self._ring()
+
+    def _expire(self) -> None:
+        self._is_over = True
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    def _unsettled(self) -> list[Handle[Any]]:
+        return [handle for handle in self.pending if handle._outcome is None]
+
+
+def _by_app(handles: Iterable[Handle[Any]]) -> list[tuple[Waits, list[Handle[Any]]]]:
+    groups: dict[int, tuple[Waits, list[Handle[Any]]]] = {}
+    for handle in handles:
+        waits = handle._waits
+        groups.setdefault(id(waits), (waits, []))[1].append(handle)
+    return list(groups.values())
+
+
+def _look_once(
+    handles: Sequence[Handle[Any]],
+) -> Conversation[list[tuple[Handle[Any], Outcome]]]:
+    """Which of the jobs have ended by now, for a caller that does not wait."""
+    keys = handles[0]._app.broker.keys
+    found: list[tuple[Handle[Any], Outcome]] = []
+    for start in range(0, len(handles), LOOK_AT_MOST):
+        chunk = handles[start : start + LOOK_AT_MOST]
+        watches = [Watch(keys, handle._target()) for handle in chunk]
+        owner = {id(watch): handle for watch, handle in zip(watches, chunk, strict=True)}
+        ended: list[Ended] = yield from look(keys, watches)
+        found += [(owner[id(watch)], outcome) for watch, outcome in ended]
+    return found
