@@ -24,12 +24,15 @@ else:
     import tomli as tomllib
 
 INNER_FIRST = """
-    errors clock states settings keys
+    errors clock states settings keys ids
     serializers retry
+    terminal logs
     broker
     context
-    task handle app
-    inspector
+    signature annotations definition option_checks options unique registry spec
+    patience questions verdict progress callbacks future waiting batch handle
+    calls tasks app finder
+    inspector operations
     embedded
     cli
 """.split()
@@ -41,10 +44,18 @@ FOLDERS = {"taskq": "taskq", "taskq.worker": "worker", "taskq.dashboard": "dashb
 REDIS = ("redis", "rq", "rq_scheduler", "hiredis", "valkey")
 REDIS_IMPORTERS = {
     "taskq.worker.rq_lane": "inherits RQ's own handling of its special features",
+    "taskq.worker.fetch": "catches what its own blocking connections raise",
+    "taskq.worker.promote": "the same",
 }
 """Beside taskq.broker; each with its reason."""
 
 EXPORTED = """
+    TaskQ task Task Call Retry
+    JobContext current_job
+    Handle Batch wait as_completed gather
+    TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
+    NotSerializable PayloadTooLarge PayloadError DuplicateJob JobNotFound ResultExpired
+    ResultTimeout JobCanceled JobFailed TaskTimeout
 """.split()
 """What `from taskq import *` gives; a change here is a change of the interface."""
 

