@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from taskq.cli.output import complain
-from taskq.errors import ConfigError, TaskQError
+from taskq.errors import ConfigError, InvalidArguments, TaskQError, UnknownTask
 from taskq.terminal import safe_line
 
 EXIT_FAILED = 1
@@ -128,7 +128,7 @@ def report(error: Exception) -> int:
         code = EXIT_USAGE
     elif isinstance(error, click.ClickException):
         message, code = error.format_message(), error.exit_code
-    elif isinstance(error, ConfigError):
+    elif isinstance(error, (ConfigError, InvalidArguments, UnknownTask)):
         message, code = str(error), EXIT_USAGE
     elif isinstance(error, (TaskQError, OSError)):
         message, code = str(error), EXIT_FAILED

@@ -202,17 +202,3 @@ def redis_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json` of commands that print."""
     return setting("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
-
-
-def filter_options(command: F) -> F:
-    """Options that choose jobs; `taskq.cli.query.criteria` reads them."""
-    for decorate in reversed(
-        (
-            setting("--queue", "-q", "queues", multiple=True, metavar="NAME", help="Only this queue; may be repeated."),
-            setting("--task", metavar="NAME", help='Only this task: "shop.images.thumbnail", "thumbnail", or "shop.*".'),
-            setting("--error", metavar="TEXT", help="Only jobs whose error's type or message contains TEXT."),
-            setting("--since", type=Since(), metavar="WHEN", help="Only what changed after WHEN: 90s, 5m, 2h, 1d, or a date."),
-        )
-    ):
-        command = decorate(command)
-    return command

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,7 @@ def announce(settings: WorkerSettings, facts: AppFacts) -> None:
     if missed:
         flags = " ".join(f"-q {name}" for name in missed)
         complain(f"Tasks of this app use queues that this worker does not serve ({flags}).")
+    return facts
 
 
 def slots(settings: WorkerSettings) -> str:

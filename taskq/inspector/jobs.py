@@ -109,8 +109,8 @@ class Criteria:
         return bool(self.task or self.error or self.since is not None or ambiguous)
 
     def fits(self, row: JobRow) -> bool:
-        """Whether the job is one of these; a job that cannot be read fits any status."""
-        if row.status not in self.statuses and row.status not in ("missing", "unreadable"):
+        """Whether the job is one of these; one that does not tell its status fits any."""
+        if row.status in REGISTRIES and row.status not in self.statuses:
             return False
         if self.since is not None and row.changed_at < self.since:
             return False
@@ -127,13 +127,15 @@ class JobList:
         ids: all that fit, newest first.
         jobs: the first of them, read.
         total: jobs in the queues and registries that were asked, fitting or not.
-        complete: whether all of these were looked at.
+        scanned: how many of these were looked at.
+        complete: whether nothing can have been missed.
     """
 
     ids: tuple[str, ...]
     jobs: tuple[JobRow, ...]
     total: int
-    complete: bool = True
+    scanned: int
+    complete: bool
 
 
 class _Entry(NamedTuple):
@@ -237,13 +239,13 @@ def find(
             ids += [row.id for row in fitting]
             rows += fitting if limit is not None else fitting[: max(keep - len(rows), 0)]
     complete = all(source.done for source in sources)
-    if limit is None:
-        if not inside:
-            rows = yield from listed(keys, ids[:keep], errors=errors)
-        return JobList(tuple(dict.fromkeys(ids)), tuple(rows), total, complete)
-    newest = {row.id: row for row in sorted(rows, key=lambda row: row.changed_at)}
-    best = sorted(newest.values(), key=lambda row: row.changed_at, reverse=True)[:limit]
-    return JobList(tuple(row.id for row in best), tuple(best), total, complete)
+    if limit is not None:
+        newest = {row.id: row for row in rows}.values()
+        rows = sorted(newest, key=lambda row: row.changed_at, reverse=True)[:limit]
+        ids = [row.id for row in rows]
+    elif not inside:
+        rows = yield from listed(keys, ids[:keep], errors=errors)
+    return JobList(tuple(dict.fromkeys(ids)), tuple(rows), total, scanned, complete)
 
 
 def listed(keys: Keys, ids: Sequence[str], *, errors: bool = False) -> Query[list[JobRow]]:

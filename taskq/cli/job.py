@@ -1,0 +1,148 @@
+"""`taskq job ID`: everything about one job."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskq.cli.connect import open_inspector
+from taskq.cli.options import command, json_option, redis_option
+from taskq.cli.output import ago, facts, paint, print_json, say, size
+from taskq.cli.query import COLORS, iso, row_data, took
+from taskq.cli.values import call_text, data, value_text
+from taskq.errors import JobNotFound
+from taskq.terminal import safe, safe_line
+
+if TYPE_CHECKING:
+    from taskq.inspector import JobRow, JobStory, ResultEntry
+
+_HELP = """Show everything about one job: call, times, result or traceback, earlier executions.
+
+\b
+Examples:
+  taskq job 0aJx3kLmP9qRsTuVwXyZ12
+  taskq job report-2026-11 --json
+
+Exit code 1 where there is no such job. Pickled values are named, not loaded.
+"""
+
+
+@command("job", text=_HELP, summary="Show everything about one job.")
+@click.argument("job_id", metavar="ID")
+@redis_option
+@json_option
+def job_command(job_id: str, redis_url: str | None, as_json: bool) -> None:
+    """Ask for the job, and show it."""
+    from taskq.inspector import story  # noqa: PLC0415
+    from taskq.settings import redact  # noqa: PLC0415
+
+    with open_inspector(redis_url) as inspector:
+        found = inspector.run(story(inspector.keys, job_id))
+        if found is None:
+            raise JobNotFound(
+                f"No job {job_id} at {redact(inspector.url)}. "
+                "It may have ended and expired (result_ttl is 500 s unless set)."
+            )
+    if as_json:
+        print_json(as_data(found))
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def as_data(story: JobStory) -> dict[str, Any]:
+    """The keys of `taskq job --json`: stable, documented in docs/cli.md."""
+    return {
+        **row_data(story.row),
+        "description": story.description,
+        "call": data(story.call),
+        "meta": data(story.meta),
+        "options": story.options,
+        "results": [_entry_data(entry) for entry in story.results],
+        "ahead": story.ahead,
+        "expires_s": story.expires_s,
+        "other_fields": list(story.others),
+        "too_large": story.too_large,
+    }
+
+
+def _entry_data(entry: ResultEntry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "at": iso(entry.at),
+        "worker": entry.worker,
+        "started_at": iso(entry.started_at),
+        "ended_at": iso(entry.ended_at),
+        "value": data(entry.value),
+        "error_type": entry.error_type,
+        "error": entry.error,
+        "attempts": entry.attempts,
+        "traceback": entry.traceback,
+    }
+
+
+def _lines(story: JobStory) -> list[str]:
+    row = story.row
+    status = paint(safe_line(row.status), COLORS.get(row.status), bold=True)
+    lines = [f"{safe_line(row.task or '?')}  {status}", ""]
+    lines += facts(_facts(story))
+    if story.results and story.results[0].kind == "finished":
+        lines += ["", paint("result", None, bold=True), value_text(story.results[0].value)]
+    elif story.results and story.results[0].traceback:
+        lines += ["", paint("traceback", None, bold=True)]
+        lines += safe(story.results[0].traceback.rstrip()).split("\n")
+    if len(story.results) > 1:
+        lines += ["", paint("earlier executions", None, bold=True)]
+        lines += [_earlier(entry) for entry in story.results[1:]]
+    return lines
+
+
+def _facts(story: JobStory) -> list[tuple[str, str]]:
+    row = story.row
+    large = ", ".join(f"{name} ({size(count)})" for name, count in story.too_large.items())
+    return [
+        ("id", safe_line(row.id)),
+        ("queue", safe_line(row.queue) + _ahead(story)),
+        ("call", call_text(story.call) if story.call is not None else ""),
+        ("description", safe_line(story.description)),
+        ("created", _when(row.created_at)),
+        ("enqueued", _when(row.enqueued_at)),
+        ("due", _when(row.due_at)),
+        ("started", _when(row.started_at)),
+        ("ended", _when(row.ended_at) + _took(row)),
+        ("worker", safe_line(row.worker)),
+        ("attempts", "" if row.attempts is None else str(row.attempts)),
+        ("retries left", "" if row.retries_left is None else str(row.retries_left)),
+        ("error", ": ".join(filter(None, (row.error_type, row.error)))),
+        ("expires", "" if story.expires_s is None else f"in {ago(story.expires_s)}"),
+        ("meta", value_text(story.meta) if story.meta is not None else ""),
+        ("options", " ".join(f"{k}={safe_line(v, 200)}" for k, v in story.options.items())),
+        ("too large", large),
+        ("other fields", ", ".join(safe_line(name, 60) for name in story.others)),
+    ]
+
+
+def _ahead(story: JobStory) -> str:
+    if story.ahead is None:
+        return ""
+    return "  (next)" if story.ahead == 0 else f"  ({story.ahead:,} ahead of it)"
+
+
+def _took(row: JobRow) -> str:
+    text = took(row.started_at, row.ended_at)
+    return "" if text == "-" else f"  took {text}"
+
+
+def _when(at: float | None) -> str:
+    if at is None:
+        return ""
+    away = time.time() - at
+    return f"{iso(at) or at}  ({ago(away)} ago)" if away >= 0 else f"{iso(at) or at}  (in {ago(-away)})"
+
+
+def _earlier(entry: ResultEntry) -> str:
+    parts = [iso(entry.at) or "?", entry.kind, took(entry.started_at, entry.ended_at)]
+    parts += [entry.worker, ": ".join(filter(None, (entry.error_type, entry.error)))]
+    return "  ".join(safe_line(part, 200) for part in parts if part)
