@@ -19,14 +19,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from taskq.errors import ConfigError
 
-Backoff = Union[Literal["fixed", "linear", "exponential"], Callable[[int], float]]
-ExceptionRef = Union[type[BaseException], str]
+Backoff = Literal["fixed", "linear", "exponential"] | Callable[[int], float]
+ExceptionRef = type[BaseException] | str
 
-_GROWING = {
+_GROWING: dict[str, Callable[[float, int], float]] = {
     "linear": lambda base, attempt: base * attempt,
     # ldexp instead of **: no huge integers on the way to the cap
     "exponential": lambda base, attempt: math.ldexp(base, min(attempt - 1, 1000)),
@@ -92,7 +92,7 @@ class Retry:
 
     def __init__(
         self,
-        max: int,
+        max: int,  # noqa: A002 - the name in RQ's Retry, too
         *,
         backoff: Backoff = "fixed",
         base: float | timedelta = 1.0,
@@ -251,8 +251,8 @@ def _count(value: object) -> int:
 
 
 def _backoff(value: object) -> Backoff:
-    if value == "fixed" or value == "linear" or value == "exponential" or callable(value):
-        return value  # type: ignore[return-value]  # narrowed by the line above
+    if callable(value) or value in ("fixed", "linear", "exponential"):
+        return value
     raise ConfigError(
         f'Retry: backoff is {value!r}: "fixed", "linear", "exponential" or a function of the '
         "attempt is allowed."

@@ -7,6 +7,7 @@ there is a secret.
 from __future__ import annotations
 
 from taskq.errors import PayloadError
-from taskq.serializers.codec import Call, Codec, RqSerializer
+from taskq.serializers.codec import Codec, RqSerializer
+from taskq.serializers.shape import Call
 
 __all__ = ["Call", "Codec", "PayloadError", "RqSerializer"]

@@ -19,10 +19,11 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from taskq.errors import ConfigError, NotSerializable, PayloadError
 from taskq.serializers import envelope, json, pickled, wording
+from taskq.serializers.shape import Call, check_binding, checked_call, is_rq_call
 from taskq.serializers.unfit import Unfit
 
 DEFLATE_OVER_BYTES = 1_000
@@ -33,15 +34,6 @@ _MOST_READ_BYTES = 256_000_000
 FORMATS = ("json", "pickle")
 
 _VALUE_PURPOSES = {"result": envelope.RESULT, "meta": envelope.META}
-
-
-class Call(NamedTuple):
-    """What a job's `data` holds, in RQ's order."""
-
-    name: str
-    instance: Any
-    args: list[Any] | tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class Codec:
@@ -135,11 +127,11 @@ class Codec:
         try:
             # The usual case first: JSON as it is, nothing to verify or inflate.
             if self._reads_bare_json and data[:1] == b"[" and len(data) <= self._read_limit:
-                return _checked_call(json.decode(data))
+                return checked_call(json.decode(data))
             opened, data = self._open(data)
             if opened is not None:
-                _check_binding(opened, envelope.CALL, job_id, queue)
-            return _checked_call(self._decode(data))
+                check_binding(opened, envelope.CALL, job_id, queue)
+            return checked_call(self._decode(data))
         except PayloadError as error:
             raise PayloadError(f"Unreadable payload: {error}") from error.__cause__
 
@@ -170,7 +162,7 @@ class Codec:
         try:
             opened, data = self._open(raw)
             if opened is not None:
-                _check_binding(opened, purpose, job_id, "")
+                check_binding(opened, purpose, job_id, "")
             value = self._decode(data)
             if kind == "meta" and not isinstance(value, dict):
                 raise PayloadError(f"it is a {type(value).__name__}, not a dict.")
@@ -188,7 +180,7 @@ class Codec:
             NotSerializable: says what cannot be carried.
             PayloadTooLarge: over `max_bytes`.
         """
-        if _is_rq_call(value):
+        if is_rq_call(value):
             purpose = envelope.UNBOUND_CALL
             name, instance, args, kwargs = value
             if instance is None:
@@ -255,7 +247,7 @@ class Codec:
 
     def _open(self, data: bytes) -> tuple[envelope.Opened | None, bytes]:
         """Verify and inflate; without a secret there is no envelope to give."""
-        if not isinstance(data, bytes):
+        if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PayloadError("there is none.")
         if len(data) > self._read_limit:
             raise PayloadError(f"{len(data):,} bytes are over the limit of {self._read_limit:,}.")
@@ -312,51 +304,3 @@ def _format(setting: str, name: object) -> str:
         allowed = " and ".join(f'"{one}"' for one in FORMATS)
         raise ConfigError(f"{setting} is {name!r}: {allowed} are allowed.")
     return str(known)
-
-
-def _is_rq_call(value: Any) -> bool:
-    """Tell whether RQ's tuple of a call is being written, from its shape alone."""
-    return (
-        type(value) is tuple
-        and len(value) == 4
-        and type(value[0]) is str
-        and type(value[2]) in (tuple, list)
-        and type(value[3]) is dict
-        and all(type(key) is str for key in value[3])
-    )
-
-
-def _checked_call(call: Any) -> Call:
-    """RQ's four parts, each of the type that it must have."""
-    if not isinstance(call, (list, tuple)) or len(call) != 4:
-        raise PayloadError("it is no list of a function's name, instance, arguments and kwargs.")
-    name, instance, args, kwargs = call
-    if type(name) is not str or not name:
-        raise PayloadError("its function's name is empty or no text.")
-    if not isinstance(args, (list, tuple)):
-        raise PayloadError(f"its arguments are a {type(args).__name__}, not a list.")
-    if not isinstance(kwargs, dict):
-        raise PayloadError(f"its keyword arguments are a {type(kwargs).__name__}, not a dict.")
-    for key in kwargs:
-        if type(key) is not str:
-            raise PayloadError("one of its keyword arguments has a name that is no text.")
-    return Call(name, instance, args, kwargs)
-
-
-def _check_binding(opened: envelope.Opened, purpose: bytes, job_id: str, queue: str) -> None:
-    """Refuse a genuine envelope that was made for something else.
-
-    What a stock RQ sealed with our serializer is bound to no job and no queue, but it
-    is still either a call or a value.
-    """
-    if opened.purpose == purpose:
-        if opened.job_id != job_id:
-            raise PayloadError("it was signed for another job, and copied here.")
-        if opened.queue != queue:
-            raise PayloadError(
-                f"it was signed for the queue {opened.queue!r}, and moved to {queue!r}."
-            )
-        return
-    is_call = purpose == envelope.CALL
-    if opened.purpose != (envelope.UNBOUND_CALL if is_call else envelope.UNBOUND_VALUE):
-        raise PayloadError("it was signed for another purpose (call, result or meta).")

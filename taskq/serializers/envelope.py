@@ -57,7 +57,7 @@ def split_secrets(secret: str | bytes | Iterable[str | bytes]) -> list[bytes]:
     for one in given:
         if isinstance(one, str):
             keys += [part.strip().encode() for part in one.split(",")]
-        elif isinstance(one, bytes):
+        elif isinstance(one, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             keys.append(one)
         else:
             raise ConfigError(f"secret holds a {type(one).__name__}: a text or bytes are allowed.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -138,19 +139,18 @@ def _of_places(places: list[Rebuild | None]) -> Rebuild | None:
 
 
 def _of_union(members: tuple[Any, ...], known: dict[type, Rebuild]) -> Rebuild | None:
-    rebuilders = []
-    plain: list[type] = []
+    rebuilders: list[Rebuild] = []
+    plain: list[Any] = []
     for member in members:
         rebuild_one = _rebuilder(member, known)
-        if rebuild_one is not None:
+        if rebuild_one is None:
+            plain.append(typing.get_origin(member) or member)
+        else:
             rebuilders.append(rebuild_one)
-            continue
-        kind = typing.get_origin(member) or member
-        if isinstance(kind, type):
-            plain.append(kind)
-    if not rebuilders:
+    if not rebuilders or Any in plain or object in plain:
         return None
-    stay = tuple(plain)
+    # TypedDict and protocols are no types to ask for, but a dict may be meant for one.
+    stay = tuple(kind if _can_be_asked(kind) else dict for kind in plain)
 
     def rebuild(value: Any) -> Any:
         if isinstance(value, stay):
@@ -171,6 +171,15 @@ def _of_union(members: tuple[Any, ...], known: dict[type, Rebuild]) -> Rebuild |
     return rebuild
 
 
+def _can_be_asked(kind: Any) -> bool:
+    """Tell whether `isinstance` works with `kind`."""
+    try:
+        isinstance(None, kind)
+    except TypeError:
+        return False
+    return True
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -179,10 +188,10 @@ def _hints(kind: type) -> dict[str, Any]:
     """Annotations of a class; without those that cannot be resolved (TYPE_CHECKING)."""
     try:
         return typing.get_type_hints(kind)
-    except Exception:  # noqa: BLE001  # evaluating a user's annotations may raise anything
+    except Exception:  # noqa: BLE001 - whatever a user's annotation raises
         own: dict[str, Any] = {}
         for base in reversed(kind.__mro__):
-            own |= base.__dict__.get("__annotations__", {})
+            own |= inspect.get_annotations(base)
         return {name: hint for name, hint in own.items() if not isinstance(hint, str)}
 
 
@@ -221,7 +230,7 @@ class _DataClass:
 
     def __init__(self, kind: type, known: dict[type, Rebuild]) -> None:
         self._kind = kind
-        parts: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(kind)  # type: ignore[arg-type]
+        parts: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(kind)
         self._init = {part.name for part in parts if part.init}
         self._later = {part.name for part in parts if not part.init}
         self._rebuilders = _fields(kind, {**known, kind: self})
@@ -242,7 +251,7 @@ class _DataClass:
             made = self._kind(**content)
             for name, one in later.items():
                 object.__setattr__(made, name, one)  # also where the class is frozen
-        except Exception as error:  # noqa: BLE001  # __post_init__ is the user's
+        except Exception as error:  # __post_init__ is the user's
             raise _failed(self._kind, error) from error
         return made
 
@@ -278,5 +287,5 @@ class _PydanticModel:
             return value
         try:
             return self._kind.model_validate(value)
-        except Exception as error:  # noqa: BLE001  # validators are the user's
+        except Exception as error:  # validators are the user's
             raise _failed(self._kind, error) from error

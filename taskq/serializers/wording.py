@@ -9,9 +9,7 @@ from taskq.errors import NotSerializable, PayloadTooLarge, TaskQError
 from taskq.serializers.unfit import Unfit, place
 
 
-def unfit_call(
-    error: Unfit, name: str, names: Sequence[str] | None, max_bytes: int
-) -> TaskQError:
+def unfit_call(error: Unfit, name: str, names: Sequence[str] | None, max_bytes: int) -> TaskQError:
     """The error for a call, named by its argument."""
     if error.is_too_large:
         return large_call(name, None, max_bytes)
