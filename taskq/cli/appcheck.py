@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 from taskq.errors import ConfigError
@@ -63,8 +64,8 @@ def in_child(spec: str) -> AppFacts:
         os.close(reader)
         _answer(writer, spec)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        raw = pipe.read()
+    with os.fdopen(reader, "rb") as pipe:
+        raw = pipe.readline()  # not until the end: what the app forked may hold the other side
     _, status = os.waitpid(child, 0)
     return _read(raw, status, spec)
 
@@ -74,14 +75,14 @@ def _answer(writer: int, spec: str) -> NoReturn:
     answer: dict[str, Any]
     try:
         # What the app prints when it is imported is printed by the workers, once.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             answer = {"facts": asdict(describe(spec))}
     except KeyboardInterrupt:
         os._exit(130)
     except BaseException as error:  # noqa: BLE001 (user code may raise anything, also SystemExit)
         answer = {"error": _story(error, spec), "traceback": traceback.format_exc()}
-    with contextlib.suppress(OSError), open(writer, "wb") as pipe:
-        pipe.write(json.dumps(answer).encode())
+    with contextlib.suppress(OSError), os.fdopen(writer, "wb") as pipe:
+        pipe.write(json.dumps(answer).encode() + b"\n")
     os._exit(0)
 
 

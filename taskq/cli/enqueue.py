@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,7 +97,9 @@ def read_arguments(args: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
         pair = _KEYWORD.fullmatch(text)
         if pair is None:
             if named:
-                raise ConfigError(f"{text!r} stands behind a key=value: positional ones come first.")
+                raise ConfigError(
+                    f"{text!r} stands behind a key=value: positional ones come first."
+                )
             positional.append(read_value(text))
         elif pair[1] in named:
             raise ConfigError(f"{pair[1]}= is given twice.")

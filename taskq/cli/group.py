@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 
@@ -106,15 +106,15 @@ class Root(click.Group):
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except (click.exceptions.Abort, KeyboardInterrupt):
-            _leave(EXIT_INTERRUPTED)
+            code = EXIT_INTERRUPTED
         except BrokenPipeError:
             # The reader of our output (`| head`) has gone. Python would complain once
             # more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _leave(EXIT_FAILED)
+            code = EXIT_FAILED
         except Exception as error:  # noqa: BLE001 (the outermost frame: everything ends here)
-            _leave(report(error))
-        _leave(code if isinstance(code, int) else 0)
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def report(error: Exception) -> int:
@@ -141,10 +141,6 @@ def report(error: Exception) -> int:
 
 def _debugging() -> bool:
     return os.environ.get("TASKQ_DEBUG", "") not in ("", "0")
-
-
-def _leave(code: int) -> NoReturn:
-    sys.exit(code)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

@@ -141,7 +141,9 @@ def _queues(answer: Overview) -> list[str]:
         title = Cell(queue.name + (" (paused)" if queue.paused else ""))
         rows.append([title, *counts, wait])
     if len(rows) > 1:
-        rows.append([Cell("total"), *(Cell(f"{answer.totals[name]:,}") for name in names), Cell("")])
+        rows.append(
+            [Cell("total"), *(Cell(f"{answer.totals[name]:,}") for name in names), Cell("")]
+        )
     lines = table([*columns, Column("wait", right=True)], rows)
     if answer.queue_count > len(answer.queues):
         lines.append(f"and {plural(answer.queue_count - len(answer.queues), 'queue')} more")

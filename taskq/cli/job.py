@@ -139,7 +139,11 @@ def _when(at: float | None) -> str:
     if at is None:
         return ""
     away = time.time() - at
-    return f"{iso(at) or at}  ({ago(away)} ago)" if away >= 0 else f"{iso(at) or at}  (in {ago(-away)})"
+    return (
+        f"{iso(at) or at}  ({ago(away)} ago)"
+        if away >= 0
+        else f"{iso(at) or at}  (in {ago(-away)})"
+    )
 
 
 def _earlier(entry: ResultEntry) -> str:

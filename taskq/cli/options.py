@@ -12,16 +12,24 @@ import os
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from taskq.cli import config
 
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+    _Moment = click.ParamType[datetime]
+else:  # not generic before click 8.2
+    _Seconds = _Moment = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
+)
 _UNITS_S = (86400, 3600, 60, 1)
 
 
@@ -77,9 +85,10 @@ class Setting(click.Option):
         try:
             return super().process_value(ctx, value)
         except click.BadParameter as error:
-            if self.found_in:
-                error.message = f"{error.message.rstrip('.')} (from {self.found_in})."
-            raise
+            if not self.found_in:
+                raise
+            message = f"{error.message.rstrip('.')} (from {self.found_in})."
+            raise click.BadParameter(message, ctx, self) from error
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """As click, with the shortest environment variable behind the text."""
@@ -96,7 +105,7 @@ def setting(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Setting, **settings)
 
 
-class Duration(click.ParamType):
+class Duration(_Seconds):
     """Seconds, or `90s`, `5m`, `2h`, `1d`, also together: `1h30m`."""
 
     name = "duration"
@@ -109,11 +118,13 @@ class Duration(click.ParamType):
             return float(value)
         parts = _DURATION.fullmatch(value.strip().lower())
         if parts is None or not any(parts.groups()):
-            self.fail(f"{value!r} is no duration: write seconds, or 90s, 5m, 2h, 1d, 1h30m", param, ctx)
+            self.fail(
+                f"{value!r} is no duration: write seconds, or 90s, 5m, 2h, 1d, 1h30m", param, ctx
+            )
         return sum(float(part) * unit for part, unit in zip(parts.groups(), _UNITS_S) if part)
 
 
-class Moment(click.ParamType):
+class Moment(_Moment):
     """A date with its zone, `2026-11-22T18:00:00Z` or `2026-11-22 18:00+01:00`."""
 
     name = "date"
@@ -139,7 +150,7 @@ class Moment(click.ParamType):
         return moment
 
 
-class Since(click.ParamType):
+class Since(_Seconds):
     """A duration back from now, or a date with its zone."""
 
     name = "since"

@@ -25,7 +25,9 @@ def colored(stream: IO[str]) -> bool:
     return not os.environ.get("NO_COLOR") and stream.isatty()
 
 
-def paint(text: str, color: str | None, *, stream: IO[str] | None = None, bold: bool = False) -> str:
+def paint(
+    text: str, color: str | None, *, stream: IO[str] | None = None, bold: bool = False
+) -> str:
     """`text` in `color` where the stream (stdout by default) may have colours."""
     if (color is None and not bold) or not colored(stream or sys.stdout):
         return text
@@ -84,18 +86,21 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> list[str]
         for at, column in enumerate(columns)
     ]
     _shrink(columns, widths)
-    head = GAP.join(_fit(column.title, columns[at], widths[at]) for at, column in enumerate(columns))
+    head = GAP.join(
+        _fit(column.title, column, width) for column, width in zip(columns, widths, strict=True)
+    )
     lines = [paint(head.rstrip(), None, bold=True)]
     for row in cells:
         parts = [
-            paint(_fit(cell, columns[at], widths[at]), cell.color) for at, cell in enumerate(row)
+            paint(_fit(cell, column, width), cell.color)
+            for cell, column, width in zip(row, columns, widths, strict=True)
         ]
         lines.append(GAP.join(parts).rstrip())
     return lines
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Lines of `name  value`, values aligned; further lines of a value are indented as the first."""
+    """Lines of `name  value`, values aligned, also their further lines; empty ones left out."""
     known = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in known), default=0)
     lines = []

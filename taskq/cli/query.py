@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STATUSES = ("queued", "started", "scheduled", "deferred", "failed", "stopped", "finished", "canceled")
+STATUSES = (
+    "queued",
+    "started",
+    "scheduled",
+    "deferred",
+    "failed",
+    "stopped",
+    "finished",
+    "canceled",
+)
 COLORS = {
     "failed": "red",
     "stopped": "red",

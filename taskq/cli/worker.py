@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ Without APP: TASKQ_APP, or app = "..." under [tool.taskq] in pyproject.toml.
 Signals: TERM and INT finish what runs and leave, twice is now;
 QUIT prints stacks; HUP replaces the processes one by one.
 """
+
 
 @command("worker", text=_HELP, summary="Run the jobs of an app.")
 @app_argument
@@ -98,7 +98,9 @@ QUIT prints stacks; HUP replaces the processes one by one.
     help="Replace a process that uses more memory than this.",
 )
 @setting("--rq", is_flag=True, help="Run any RQ job too: unpickles, imports what jobs name.")
-@setting("--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id.")
+@setting(
+    "--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id."
+)
 @setting(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -169,7 +171,6 @@ def announce(settings: WorkerSettings, facts: AppFacts) -> None:
     if missed:
         flags = " ".join(f"-q {name}" for name in missed)
         complain(f"Tasks of this app use queues that this worker does not serve ({flags}).")
-    return facts
 
 
 def slots(settings: WorkerSettings) -> str:

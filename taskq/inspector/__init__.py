@@ -14,7 +14,8 @@ from __future__ import annotations
 from taskq.inspector.jobs import Criteria, JobList, JobRow, find, listed
 from taskq.inspector.overview import Overview, QueueInfo, ServerInfo, WorkerInfo, overview
 from taskq.inspector.query import Inspector, Query
-from taskq.inspector.story import JobStory, ResultEntry, story
+from taskq.inspector.results import ResultEntry
+from taskq.inspector.story import JobStory, story
 
 __all__ = [
     "Criteria",

@@ -259,9 +259,7 @@ def listed(keys: Keys, ids: Sequence[str], *, errors: bool = False) -> Query[lis
 
 def _sources(keys: Keys, criteria: Criteria, names: Sequence[str]) -> list[_Source]:
     kinds = dict.fromkeys(REGISTRIES[status] for status in criteria.statuses)
-    return [
-        _Source(raw(keys.registry(kind, name)), kind, name) for name in names for kind in kinds
-    ]
+    return [_Source(raw(keys.registry(kind, name)), kind, name) for name in names for kind in kinds]
 
 
 def _read(keys: Keys, entries: Sequence[_Entry], errors: bool) -> Query[list[JobRow]]:
@@ -272,9 +270,7 @@ def _read(keys: Keys, entries: Sequence[_Entry], errors: bool) -> Query[list[Job
         commands += [("HMGET", key, *_FIELDS), ("HSTRLEN", key, "data")]
     replies = (yield commands) if commands else []
     tasks = yield from _tasks(hashes, [count(size) for size in replies[1::2]])
-    rows = [
-        _row(entry, reply, task) for entry, reply, task in zip(entries, replies[::2], tasks)
-    ]
+    rows = [_row(entry, reply, task) for entry, reply, task in zip(entries, replies[::2], tasks)]
     if errors:
         rows = yield from _with_errors(keys, rows)
     return rows
@@ -300,10 +296,10 @@ def _tasks(hashes: Sequence[bytes], sizes: Sequence[int]) -> Query[list[str]]:
 def _with_errors(keys: Keys, rows: Sequence[JobRow]) -> Query[list[JobRow]]:
     """Rows with how they last failed; RQ before 1.12 left it in the hash alone."""
     wanted = [row for row in rows if row.status not in (Status.FINISHED, Status.QUEUED, "missing")]
-    commands: list[Any] = []
-    for row in wanted:
-        commands.append(("XREVRANGE", raw(keys.results(row.id)), "+", "-", "COUNT", 1))
-    replies = (yield commands) if commands else []
+    streams = [raw(keys.results(row.id)) for row in wanted]
+    replies = (
+        (yield [("XREVRANGE", key, "+", "-", "COUNT", 1) for key in streams]) if wanted else []
+    )
     found: dict[str, ResultEntry] = {}
     for row, reply in zip(wanted, replies):
         entries = read_entries(reply)

@@ -139,4 +139,3 @@ def _explained(row: JobRow, results: tuple[ResultEntry, ...], exc_info: bytes) -
         lines = trace.decode("utf-8", "backslashreplace").strip().splitlines()
         return replace(row, error=lines[-1] if lines else "")
     return row
-
