@@ -68,14 +68,14 @@ end
 
 local function take(position, queue, ids)
   local leases = {}
-  local score = tenths(NOW + lease + MARGIN)
-  for _, id in ipairs(ids) do
+  local ends = NOW + lease + MARGIN
+  for n, id in ipairs(ids) do
     local key = jobkey(id)
     local h = redis.pcall('HGETALL', key)
     if runnable(queue, id, h, status_of(h)) then
       redis.pcall('HSET', key, 'status', 'started', 'started_at', iso, 'worker_name', worker)
-      redis.pcall('PERSIST', key)
-      leases[#leases + 1] = score
+      if #h > 10 then redis.pcall('PERSIST', key) end  -- our plain five fields never come with a TTL
+      leases[#leases + 1] = tenths(ends + n / 1000000) -- rising scores: ties cost a comparison of members
       leases[#leases + 1] = id .. ':' .. exec
       jobs[#jobs + 1] = { position, id, h }
     end

@@ -76,7 +76,7 @@ for n, item in ipairs(items) do
         if ttl > 0 then redis.pcall('EXPIRE', key, ttl) end
         local f = finished[item.q]
         if not f then f = {} finished[item.q] = f end
-        f[#f + 1] = ttl > 0 and tenths(NOW + ttl) or '+inf'
+        f[#f + 1] = ttl > 0 and tenths(NOW + ttl + n / 1000000) or '+inf'
         f[#f + 1] = id
       end
       unlock(id, unique)
