@@ -20,7 +20,7 @@ for _, kind in ipairs({ 'scheduled', 'deferred', 'ready' }) do redis.pcall('ZREM
 redis.pcall('HSET', key, 'status', 'canceled')
 if iso ~= '' then redis.pcall('HSET', key, 'ended_at', iso) end
 redis.pcall('EXPIRE', key, 86400)
-redis.pcall('ZADD', registry('canceled', queue), tenths(NOW), id)
+redis.pcall('ZADD', registry('canceled', queue), whole(NOW), id)
 unlock(id, f[3])
 count(queue, 'canceled', 1)
 return 1

@@ -12,8 +12,8 @@ local mark = OWN .. 'sweep'
 local seen = redis.pcall('HMGET', mark, 'last', 'hold')
 local last, hold = tonumber(seen[1] or 0) or 0, tonumber(seen[2] or 0) or 0
 if NOW - last > 8 or NOW < last - 8 then hold = NOW + 10 end
-if type(redis.pcall('HSET', mark, 'last', tenths(NOW), 'hold', tenths(hold))) == 'table' then redis.pcall('DEL', mark) end
-if NOW < hold then return { tenths(NOW), 'holding', 0, 0, 0 } end
+if type(redis.pcall('HSET', mark, 'last', micros(NOW), 'hold', micros(hold))) == 'table' then redis.pcall('DEL', mark) end
+if NOW < hold then return { micros(NOW), 'holding', 0, 0, 0 } end
 
 local beats = {}
 local function beat(uid)
@@ -31,13 +31,13 @@ local head = P .. ':queue:'
 for _, qkey in ipairs(queues) do
   local queue = string.sub(qkey, #head + 1)
   local wip = registry('wip', queue)
-  local members = redis.pcall('ZRANGEBYSCORE', wip, '-inf', tenths(NOW + MARGIN), 'LIMIT', 0, page)
+  local members = redis.pcall('ZRANGEBYSCORE', wip, '-inf', micros(NOW + MARGIN), 'LIMIT', 0, page)
   if members.err then members = {} end
   for _, member in ipairs(members) do
     local uid = owner(member)
     if uid then
       if NOW - beat(uid) < lease then
-        redis.pcall('ZADD', wip, tenths(NOW + lease + MARGIN), member)
+        redis.pcall('ZADD', wip, whole(NOW + lease + MARGIN), member)
         extended = extended + 1
       else
         local what = reclaim(queue, member, iso, limit_crashes, story, false)
@@ -48,11 +48,11 @@ for _, qkey in ipairs(queues) do
 end
 
 -- Claim lists of dead workers: an id that woke a worker which never came to take it.
-local dead = redis.pcall('ZRANGEBYSCORE', OWN .. 'alive', '-inf', tenths(NOW - lease), 'LIMIT', 0, 200)
+local dead = redis.pcall('ZRANGEBYSCORE', OWN .. 'alive', '-inf', micros(NOW - lease), 'LIMIT', 0, 200)
 if dead.err then dead = {} end
 for _, uid in ipairs(dead) do
   requeued = requeued + unclaim(uid)
   if NOW - beat(uid) > 86400 then forget(uid) end
 end
-redis.pcall('ZREMRANGEBYSCORE', OWN .. 'expiring', '-inf', tenths(NOW - 86400))
-return { tenths(NOW), 'ok', requeued, failed, extended }
+redis.pcall('ZREMRANGEBYSCORE', OWN .. 'expiring', '-inf', micros(NOW - 86400))
+return { micros(NOW), 'ok', requeued, failed, extended }

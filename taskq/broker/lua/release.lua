@@ -35,4 +35,4 @@ end
 if not exact then requeued = requeued + unclaim(uid) end
 if what == 'bye' then forget(uid) end
 if what == 'dead' then redis.pcall('ZADD', OWN .. 'alive', '1', uid) end
-return { tenths(NOW), requeued, failed }
+return { micros(NOW), requeued, failed }

@@ -15,12 +15,12 @@ local compact = true
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
 local fence = redis.pcall('HGET', OWN .. 'fence', uid)
 if type(fence) == 'string' and (fence == 'dead' or tonumber(fence) >= tonumber(seq)) then
-  return { tenths(NOW), 'fenced', {}, {} }
+  return { micros(NOW), 'fenced', {}, {} }
 end
 
 local function leased(queue, id)
   local want = id .. ':'
-  for _, m in ipairs(redis.pcall('ZRANGEBYSCORE', registry('wip', queue), tenths(NOW), '+inf')) do
+  for _, m in ipairs(redis.pcall('ZRANGEBYSCORE', registry('wip', queue), micros(NOW), '+inf')) do
     if string.sub(m, 1, #want) == want then return true end
   end
   return false
@@ -68,14 +68,14 @@ end
 
 local function take(position, queue, ids)
   local leases = {}
-  local ends = NOW + lease + MARGIN
-  for n, id in ipairs(ids) do
+  local score = whole(NOW + lease + MARGIN)
+  for _, id in ipairs(ids) do
     local key = jobkey(id)
     local h = redis.pcall('HGETALL', key)
     if runnable(queue, id, h, status_of(h)) then
       redis.pcall('HSET', key, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       if #h > 10 then redis.pcall('PERSIST', key) end  -- our plain five fields never come with a TTL
-      leases[#leases + 1] = tenths(ends + n / 1000000) -- rising scores: ties cost a comparison of members
+      leases[#leases + 1] = score
       leases[#leases + 1] = id .. ':' .. exec
       jobs[#jobs + 1] = { position, id, h }
     end
@@ -121,4 +121,4 @@ for position = 0, #ARGV - 8 do
     end
   end
 end
-return { tenths(NOW), halt and 'suspended' or 'ok', jobs, paused }
+return { micros(NOW), halt and 'suspended' or 'ok', jobs, paused }

@@ -76,7 +76,7 @@ for n, item in ipairs(items) do
         if ttl > 0 then redis.pcall('EXPIRE', key, ttl) end
         local f = finished[item.q]
         if not f then f = {} finished[item.q] = f end
-        f[#f + 1] = ttl > 0 and tenths(NOW + ttl + n / 1000000) or '+inf'
+        f[#f + 1] = ttl > 0 and whole(NOW + ttl) or '+inf'
         f[#f + 1] = id
       end
       unlock(id, unique)
@@ -94,7 +94,7 @@ for n, item in ipairs(items) do
         redis.pcall(front == '1' and 'LPUSH' or 'RPUSH', listkey(queue), id)
       else
         redis.pcall('HSET', key, 'status', 'scheduled')
-        redis.pcall('ZADD', registry('scheduled', queue), tenths(NOW + tonumber(delay)), id)
+        redis.pcall('ZADD', registry('scheduled', queue), micros(NOW + tonumber(delay)), id)
         redis.pcall('PUBLISH', OWN .. 'wake', queue)
       end
     elseif kind == 'g' then
@@ -102,7 +102,7 @@ for n, item in ipairs(items) do
       redis.pcall('LPUSH', listkey(queue), id)
     else
       redis.pcall('HSET', key, 'status', 'canceled', 'ended_at', iso)
-      redis.pcall('ZADD', registry('canceled', queue), tenths(NOW), id)
+      redis.pcall('ZADD', registry('canceled', queue), whole(NOW), id)
       redis.pcall('EXPIRE', key, 86400)
       unlock(id, ARGV[a])
       count(queue, 'canceled', 1)
