@@ -4,6 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+EXTRA ?= dev
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +24,7 @@ $(STAMP): pyproject.toml
 	  || { echo "taskq needs Python 3.10 or newer; try: make dev PYTHON=python3.12"; exit 1; }
 	@echo "make dev: installing taskq and its tools into $(VENV) (about a minute the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python $(PIP) --editable '.[dev]'
+	@$(BIN)/python $(PIP) --editable '.[$(EXTRA)]'
 	@touch $@
 	@echo "make dev: done. Try $(BIN)/taskq --help, make test, make demo."
 
@@ -33,13 +34,19 @@ demo: $(STAMP)  ## the main job on real input, with an embedded Redis
 test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part of it)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# An interpreter counts if it runs: pyenv's command for one that is not switched on does not, and
+# is then looked for where pyenv keeps it.
 test-all:  ## the test suite on each of Python 3.10 to 3.13 that this machine has
 	@missing=; failed=; \
 	for version in 3.10 3.11 3.12 3.13; do \
-	  if python$$version -c '' 2>/dev/null; then \
-	    echo "== Python $$version"; \
-	    $(MAKE) --no-print-directory PYTHON=python$$version VENV=.venv-$$version test || failed="$$failed $$version"; \
-	  else missing="$$missing $$version"; fi; \
+	  found=; \
+	  for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+	    if [ -z "$$found" ] && "$$python" -c '' 2>/dev/null; then found=$$python; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
+	  echo "== Python $$version"; \
+	  $(MAKE) --no-print-directory PYTHON="$$found" VENV=.venv-$$version EXTRA=test test \
+	    || failed="$$failed $$version"; \
 	done; \
 	[ -z "$$missing" ] || echo "not on this machine:$$missing"; \
 	[ -z "$$failed" ] || { echo "failed on:$$failed"; exit 1; }
