@@ -47,18 +47,18 @@ def check_function(fn: object) -> types.FunctionType | Callable[..., Any]:
     if isinstance(fn, staticmethod):
         fn = fn.__func__
     if isinstance(fn, (classmethod, types.MethodType)):
-        raise ConfigError(_refusal(fn, "is a method"))
+        raise ConfigError(_refusal(fn, "it is a method"))
     if isinstance(fn, type):
-        raise ConfigError(_refusal(fn, "is a class"))
+        raise ConfigError(_refusal(fn, "it is a class"))
     if isinstance(fn, functools.partial) or not callable(fn) or not _path(fn):
-        raise ConfigError(_refusal(fn, f"is a {type(fn).__name__}, not a function"))
+        raise ConfigError(_refusal(fn, f"its type is {type(fn).__name__}, not a function"))
     qualname: str = fn.__qualname__  # type: ignore[attr-defined]
     if "<lambda>" in qualname:
-        raise ConfigError(_refusal(fn, "is a lambda"))
+        raise ConfigError(_refusal(fn, "it is a lambda"))
     if "<locals>" in qualname:
-        raise ConfigError(_refusal(fn, "is defined inside another function"))
+        raise ConfigError(_refusal(fn, "it is defined inside another function"))
     if "." in qualname and _first_parameter(fn) in ("self", "cls"):
-        raise ConfigError(_refusal(fn, "is a method"))
+        raise ConfigError(_refusal(fn, "it is a method"))
     _refuse_iterators(fn)
     return fn
 
@@ -97,7 +97,8 @@ def module_name(module: str) -> str:
 
     The program itself is called `__main__` while it runs; a worker imports the same
     file by its stem (`python hello.py`: "hello") or by the path that was given
-    (`python -m shop.queue`: "shop.queue"). An interactive session stays "__main__".
+    (`python -m shop.queue`: "shop.queue"). An interactive session, and a program whose
+    file is no module (`python tool`), stay "__main__": no worker can import them.
     """
     if module not in _MAIN:
         return module
@@ -105,8 +106,8 @@ def module_name(module: str) -> str:
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name not in _MAIN:
         return str(spec.name)
-    file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"
+    file = Path(getattr(main, "__file__", None) or "")
+    return file.stem if file.suffix == ".py" and file.stem.isidentifier() else "__main__"
 
 
 def check_name(name: object, what: str = "name") -> str:
@@ -143,7 +144,7 @@ def _refuse_iterators(fn: Callable[..., Any]) -> None:
         raise ConfigError(
             _refusal(
                 fn,
-                "is a generator function, and this version of taskq has no generator tasks yet",
+                "it is a generator function, and this version of taskq has no generator tasks yet",
                 advice="Return a list, or enqueue a job for each item.",
             )
         )
@@ -156,7 +157,7 @@ def _refuse_iterators(fn: Callable[..., Any]) -> None:
         raise ConfigError(
             _refusal(
                 fn,
-                "is annotated as returning an iterator, which no result can hold",
+                "it is annotated as returning an iterator, which no result can hold",
                 advice="Return a list.",
             )
         )
@@ -167,7 +168,7 @@ _ADVICE = "A worker finds a task by importing it: define a function at the top o
 
 def _refusal(fn: object, reason: str, advice: str = _ADVICE) -> str:
     name = getattr(fn, "__qualname__", None) or repr(fn)
-    return f"{name} cannot be a task: it {reason}. {advice}"
+    return f"{name} cannot be a task: {reason}. {advice}"
 
 
 def _path(fn: object) -> bool:

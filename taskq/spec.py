@@ -184,9 +184,9 @@ class TaskSpec:
 
     def _refuse_interactive(self, _args: Arguments, _kwargs: Mapping[str, Any]) -> None:
         raise ConfigError(
-            f"{self.qualname}() is defined in an interactive session, where no worker can "
-            "import it. Put it into a file, or name what the worker has: "
-            '@queue.task(name="shop.images.thumbnail"). Nothing was enqueued.'
+            f"{self.qualname}() is defined where no worker can import it: in an interactive "
+            "session, or in a file that is no module. Put it into a .py file, or name what the "
+            'worker has: @queue.task(name="shop.images.thumbnail"). Nothing was enqueued.'
         )
 
 
