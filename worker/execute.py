@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from taskq.context import JobContext
 from taskq.errors import PayloadError, TaskQError, UnknownTask
 from taskq.retry import Retry, RetryLater
+from taskq.worker import items
+from taskq.worker.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,8 +168,14 @@ def _import(name: str, instance: Any) -> Callable[..., Any]:
     return fn  # type: ignore[no-any-return]
 
 
-def success_item(claim: Claim, value: Any, app: TaskQ, marker: bool) -> list[Any]:
+def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
     """The settle item of a job that returned.
+
+    Args:
+        claim: the job.
+        value: what it returned.
+        app: writes it.
+        young: its caller may still be sending it again: leave a marker if it is deleted.
 
     Raises:
         NotSerializable, PayloadTooLarge: the result cannot be stored.
@@ -180,11 +188,9 @@ def success_item(claim: Claim, value: Any, app: TaskQ, marker: bool) -> list[Any
         else:
             raw = app.codec.dump_value(value, job_id=claim.id, kind="result")
         text = base64.b64encode(raw)
-    return [
-        "f", claim.position, claim.id, claim.exec_id,
-        f"{claim.begun_at:.6f}", f"{time.time():.6f}", text, ttl,
-        "1" if marker and ttl == 0 else "", claim.unique,
-    ]  # fmt: skip
+    return items.finished(
+        claim.begun_at, time.time(), text, ttl, marker=young and ttl == 0, unique=claim.unique
+    )
 
 
 def names_of(kind: type[BaseException]) -> list[str]:
@@ -192,11 +198,10 @@ def names_of(kind: type[BaseException]) -> list[str]:
     return [f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__ if c is not object]
 
 
-def failure_item(claim: Claim, err: BaseException) -> list[Any]:
+def failure_item(claim: Claim, err: BaseException) -> Item:
     """The settle item of a job that raised: a retry, or its end."""
-    head = [claim.position, claim.id, claim.exec_id]
     if isinstance(err, RetryLater):
-        return ["r", *head, _delay(err.seconds), "", ""]
+        return items.retried(err.seconds)
     left = int(_safe_number(claim, b"retries_left"))
     if left > 0:
         policy = _policy(claim)
@@ -204,21 +209,17 @@ def failure_item(claim: Claim, err: BaseException) -> list[Any]:
             delay = _interval(claim, left)
             if policy is not None:
                 delay = policy.jittered(delay)
-            front = "1" if claim.fields.get(b"enqueue_at_front_on_retry") == b"1" else ""
-            return ["r", *head, _delay(delay), front, left - 1]
+            front = claim.fields.get(b"enqueue_at_front_on_retry") == b"1"
+            return items.retried(delay, front=front, left=left - 1)
     text, error = describe(claim, err)
-    return [
-        "x", *head, f"{claim.begun_at or time.time():.6f}", f"{time.time():.6f}",
-        text, error, _safe_ttl(claim), claim.unique,
-    ]  # fmt: skip
+    now = time.time()
+    return items.failed(
+        claim.begun_at or now, now, text, error, _safe_ttl(claim), claim.unique
+    )
 
 
 def _kind(err: BaseException) -> type[BaseException]:
     return TimeoutError if isinstance(err, TimeLimit) else type(err)
-
-
-def _delay(seconds: float) -> str:
-    return f"{seconds:.6f}" if seconds > 0 else ""
 
 
 def _safe_number(claim: Claim, name: bytes) -> float:
@@ -299,9 +300,9 @@ def user_part(tb: TracebackType | None) -> TracebackType | None:
     return tb or start
 
 
-def pause_unknown() -> str:
-    """Seconds until a job of an unknown task is looked at again, with some jitter."""
-    return f"{UNKNOWN_DELAY_S * random.uniform(0.95, 1.05):.3f}"  # noqa: S311 (not a secret)
+def unknown_item() -> Item:
+    """The settle item of a job whose task this worker does not know (yet)."""
+    return items.unknown(UNKNOWN_DELAY_S * random.uniform(0.95, 1.05))  # noqa: S311 (not a secret)
 
 
 def lost_text() -> bytes:

@@ -20,10 +20,11 @@ from taskq.broker.client import run_script
 from taskq.broker.link import pack_all, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable, PayloadError, UnknownTask
-from taskq.worker import execute, heartbeat
+from taskq.worker import execute, heartbeat, items
 from taskq.worker.async_runner import AsyncRunner
 from taskq.worker.execute import Interrupted, Resolver, TimeLimit
 from taskq.worker.fetch import Fetcher, Pace
+from taskq.worker.items import Item
 from taskq.worker.promote import Listener, Promoter
 from taskq.worker.settings import BEAT_S, SETTLE_BYTES
 from taskq.worker.settle import Settler
@@ -257,7 +258,7 @@ class Runtime:
             self._end(claim, execute.failure_item(claim, err), ok=False, error=err)
             return
         if claim.fields.get(b"tq_cancel") == b"1":
-            self.settler.add(claim, _canceled(claim))
+            self.settler.add(claim, items.canceled(claim.unique))
             return
         runner = self.coroutines if claim.is_async else self.threads
         runner.submit(claim)
@@ -274,8 +275,7 @@ class Runtime:
             return
         log.warning("Job %s: %s Looked at again in 10 s (%d of %d)",
                     claim.id, err, tries + 1, execute.UNKNOWN_TRIES)  # fmt: skip
-        pause = execute.pause_unknown()
-        self.settler.add(claim, ["u", claim.position, claim.id, claim.exec_id, pause])
+        self.settler.add(claim, execute.unknown_item())
 
     def _give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
@@ -283,7 +283,7 @@ class Runtime:
             self.threads.running.pop(claim.id, None)
         elif not (self.threads.take_back(claim) or self.coroutines.take_back(claim)):
             return
-        self.settler.add(claim, ["g", claim.position, claim.id, claim.exec_id, ""])
+        self.settler.add(claim, items.GIVEN_BACK)
 
     # -- the life of one job -------------------------------------------------------------
 
@@ -308,28 +308,30 @@ class Runtime:
             self.settler.add(claim, self._interrupted(claim, error))
             return
         claim.outcome = (value, error)
-        item: list[Any] = []
+        item: Item | None = None
         if error is None and not claim.special:
             try:
-                item = execute.success_item(claim, value, self.app, self._young(claim))
+                item = execute.success_item(claim, value, self.app, young=self._young(claim))
             except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
                 error = err
         if error is not None:
             item = execute.failure_item(claim, error)
-        if claim.special and (not item or item[0] != "r" or claim.fields.get(b"rate_limit_key")):
+        if item is None or claim.special and (
+            item.kind != "r" or claim.fields.get(b"rate_limit_key")
+        ):
             self._enter_lane(claim)
             return
         self._end(claim, item, ok=error is None, error=error, seconds=seconds)
 
-    def _interrupted(self, claim: Claim, error: Interrupted) -> list[Any]:
+    def _interrupted(self, claim: Claim, error: Interrupted) -> Item:
         if str(error) == "cancel":
-            return _canceled(claim)
-        return ["g", claim.position, claim.id, claim.exec_id, "1"]
+            return items.canceled(claim.unique)
+        return items.GIVEN_BACK
 
     def _end(
         self,
         claim: Claim,
-        item: list[Any],
+        item: Item,
         *,
         ok: bool,
         error: BaseException | None = None,
@@ -340,7 +342,7 @@ class Runtime:
         if ok:
             settler.count(position, "finished")
         else:
-            settler.count(position, "retried" if item[0] == "r" else "failed")
+            settler.count(position, "retried" if item.kind == "r" else "failed")
             self._log_failure(claim, item, error)
         ms = int(seconds * 1000)
         settler.count(position, f"r{ms.bit_length()}")
@@ -348,9 +350,9 @@ class Runtime:
             settler.count(position, "run_ms", ms)
         settler.add(claim, item)
 
-    def _log_failure(self, claim: Claim, item: list[Any], error: BaseException | None) -> None:
-        if item[0] == "r":
-            pause = f" in {float(item[4]):g} s" if item[4] else ""
+    def _log_failure(self, claim: Claim, item: Item, error: BaseException | None) -> None:
+        if item.kind == "r":
+            pause = f" in {float(item.rest[0]):g} s" if item.rest[0] else ""
             job_log.warning("%s (job %s) raised %r; retried%s", claim.name, claim.id, error, pause,
                             extra=_extra(claim))  # fmt: skip
             return
@@ -514,7 +516,7 @@ class Runtime:
                 return
             claim = runner.waiting.get(job_id)
             if claim is not None and runner.take_back(claim):
-                self.settler.add(claim, _canceled(claim))
+                self.settler.add(claim, items.canceled(claim.unique))
                 return
 
     def _wake(self, fn: Any) -> None:
@@ -527,10 +529,6 @@ class Runtime:
 
 PAGE_ROOM = 200
 """More than two calls' worth of jobs is never wanted at once."""
-
-
-def _canceled(claim: Claim) -> list[Any]:
-    return ["c", claim.position, claim.id, claim.exec_id, claim.unique]
 
 
 def _extra(claim: Claim) -> dict[str, Any]:

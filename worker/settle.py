@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
+from taskq.worker import items
+from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import PAGE
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Settler:
         self._queues = queues
         self._to_lane = to_lane
         self._settled = settled
-        self._items: list[tuple[Claim, list[Any]]] = []
+        self._items: list[tuple[Claim, Item]] = []
         self._task: asyncio.Task[None] | None = None
         self._finished = self._failed = 0
         self._work_s = 0.0
@@ -68,10 +70,10 @@ class Settler:
         self.bytes = 0
         self.lost = 0
 
-    def add(self, claim: Claim, item: list[Any]) -> None:
+    def add(self, claim: Claim, item: Item) -> None:
         """Settle a job with the next batch. Called on the event loop."""
         self._items.append((claim, item))
-        self.bytes += _size(item)
+        self.bytes += item.size
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -121,26 +123,25 @@ class Settler:
             return
         self._page = PAGE
         claim, item = self._items[0]
-        if item[0] == "x" and item[-1] == "":
+        if item.kind == "x" and not item.rest[2]:
             log.critical("The end of job %r cannot be recorded at all", claim.id)
             del self._items[0]
             self._settled(claim)
             return
         error = '["taskq.errors.TaskQError","The end of this job could not be recorded.",1]'
-        now = f"{claim.begun_at:.6f}"
-        plain = ["x", claim.position, claim.id, claim.exec_id, now, now, b"", error, 31_536_000, ""]
-        self._items[0] = (claim, plain)
+        at = claim.begun_at
+        self._items[0] = (claim, items.failed(at, at, b"", error, 31_536_000, ""))
 
-    def _next(self) -> list[tuple[Claim, list[Any]]]:
+    def _next(self) -> list[tuple[Claim, Item]]:
         size = n = 0
         for _claim, item in self._items[: self._page]:
-            size += _size(item)
+            size += item.size
             if n and size > _BATCH_BYTES:
                 break
             n += 1
         return self._items[:n]
 
-    async def _send(self, batch: list[tuple[Claim, list[Any]]]) -> None:
+    async def _send(self, batch: list[tuple[Claim, Item]]) -> None:
         args: list[Any] = [
             self._worker, self._broker.clock.iso(), "1" if self.compact else "0",
             self._finished, self._failed, f"{self._work_s:.6f}" if self._work_s else "0",
@@ -149,8 +150,8 @@ class Settler:
         for (position, field), n in self._counts.items():
             args += (position, field, n)
         counted = (self._finished, self._failed, self._work_s, dict(self._counts))
-        for _claim, item in batch:
-            args += item
+        jobs, order = pack_items(batch)
+        args += jobs
         keys = [self._broker.keys.prefix, self._broker.keys.own]
         chosen = script("settle")
         answer = await run_script(
@@ -158,8 +159,9 @@ class Settler:
         )
         self._subtract(*counted)
         del self._items[: len(batch)]
-        for (claim, item), code in zip(batch, answer, strict=True):
-            self.bytes -= _size(item)
+        for place, code in zip(order, answer, strict=True):
+            claim, item = batch[place]
+            self.bytes -= item.size
             if code == HAS_DEPENDENTS:
                 self._to_lane(claim)
                 continue
@@ -176,16 +178,12 @@ class Settler:
         self._counts.subtract(counts)
         self._counts = +self._counts
 
-    def _say_lost(self, claim: Claim, item: list[Any]) -> None:
+    def _say_lost(self, claim: Claim, item: Item) -> None:
         self.lost += 1
-        what = {"f": "its result", "x": "its failure", "r": "its retry"}.get(item[0], "its end")
+        what = {"f": "its result", "x": "its failure", "r": "its retry"}.get(item.kind, "its end")
         log.warning(
             "Job %s (%s) no longer belongs to this worker: %s was not recorded. "
             "Its lease had ended, or the record was already made",
             claim.id, claim.name, what,
         )  # fmt: skip
 
-
-def _size(item: list[Any]) -> int:
-    """Bytes of a result or traceback that an item carries."""
-    return len(item[6]) if item[0] in ("f", "x") else 0

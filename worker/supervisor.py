@@ -323,8 +323,8 @@ class Supervisor:
             for position in range(1, len(names) + 1):
                 args = [
                     child.name, broker.clock.iso(), "1", 0, 1, "0", len(names), *names, 0,
-                    "x", position, job.job_id, job.exec_id, f"{job.deadline:.6f}", f"{now:.6f}",
-                    self._story, error, 31_536_000, "",
+                    "x", position, job.exec_id, "", 31_536_000, 1,
+                    job.job_id, f"{job.deadline:.6f}", f"{now:.6f}", self._story, error,
                 ]  # fmt: skip
                 answer = await run_script(
                     self._link, chosen,

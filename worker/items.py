@@ -1,0 +1,86 @@
+"""Items of the settle script: one for each way in which an execution can end.
+
+The script takes them in groups that share kind, queue, execution, unique lock and
+option, so that what is the same for a whole batch is sent once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from taskq.worker.claim import Claim
+
+
+class Item(NamedTuple):
+    """One job of a settle call.
+
+    Attributes:
+        kind: f finished, x failed, r retry, g give back, u unknown task, c canceled.
+        unique: the unique lock to let go, or "".
+        option: f: ttl in s, after "m" to leave a done-marker; x: ttl in s; else "".
+        rest: what the script wants after the job's id.
+    """
+
+    kind: str
+    unique: str
+    option: str
+    rest: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of result or traceback."""
+        return len(self.rest[2]) if self.kind in ("f", "x") else 0
+
+
+def finished(started: float, ended: float, value: bytes, ttl_s: int, *, marker: bool, unique: str) -> Item:
+    """The job returned; `value` is base64, empty for None."""
+    option = f"m{ttl_s}" if marker else str(ttl_s)
+    return Item("f", unique, option, (f"{started:.6f}", f"{ended:.6f}", value))
+
+
+def failed(started: float, ended: float, text: bytes, error: str, ttl_s: int, unique: str) -> Item:
+    """The job ended for good without a result; `text` is zlib and base64, `error` our JSON."""
+    return Item("x", unique, str(ttl_s), (f"{started:.6f}", f"{ended:.6f}", text, error))
+
+
+def retried(delay_s: float, *, front: bool = False, left: int | None = None) -> Item:
+    """It runs again, now or later."""
+    delay = f"{delay_s:.6f}" if delay_s > 0 else ""
+    return Item("r", "", "", (delay, "1" if front else "", "" if left is None else left))
+
+
+def unknown(delay_s: float) -> Item:
+    """This worker does not know the task: looked at again later."""
+    return Item("u", "", "", (f"{delay_s:.3f}",))
+
+
+def canceled(unique: str) -> Item:
+    """It was canceled while it ran, or before."""
+    return Item("c", unique, "", ())
+
+
+GIVEN_BACK = Item("g", "", "", ())
+"""To the head of its queue."""
+
+
+def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int]]:
+    """Arguments of the script, and for each answer the position of its job in the batch."""
+    groups: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
+    for position, (claim, item) in enumerate(batch):
+        key = (item.kind, claim.position, claim.exec_id, item.unique, item.option)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = ([], [])
+        group[0].append(claim.id)
+        group[0].extend(item.rest)
+        group[1].append(position)
+    args: list[Any] = []
+    order: list[int] = []
+    for key, (jobs, positions) in groups.items():
+        args.extend(key)
+        args.append(len(positions))
+        args.extend(jobs)
+        order.extend(positions)
+    return args, order
