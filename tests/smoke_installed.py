@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -32,12 +33,12 @@ def main() -> None:
     (here / "smoke_app.py").write_text(APP)
     with EmbeddedRedis.start() as server:
         os.environ["TASKQ_REDIS_URL"] = server.url
-        command = [Path(sys.executable).with_name("taskq"), "worker", "smoke_app:queue"]
-        with subprocess.Popen([*command, "--processes", "1"]) as worker:
+        program = str(Path(sys.executable).with_name("taskq"))
+        command = [program, "worker", "smoke_app:queue", "--processes", "1"]
+        with subprocess.Popen(command) as worker:
             try:
                 sys.path.insert(0, str(here))
-                import smoke_app
-
+                smoke_app = importlib.import_module("smoke_app")
                 assert smoke_app.add.delay(2, b=3).result(timeout=30) == 5
             finally:
                 worker.send_signal(signal.SIGTERM)
