@@ -51,37 +51,31 @@ def find_app(target: str | None, command: str = "taskq worker") -> TaskQ:
 def _split(target: str) -> tuple[str, str]:
     """Part the attribute off; the colon after a drive's letter on Windows is none of ours."""
     path, colon, attribute = target.rpartition(":")
-    if not colon or attribute[:1] in ("/", "\\"):
+    if not colon or not attribute or attribute[0] in "/\\":
         return target, ""
     return path, attribute
 
 
 def _import_module(name: str, target: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(_cannot(target, "It is no module's name"))
+        raise ConfigError(f'Cannot import "{target}". It is no name of a module.')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name != missing and not name.startswith(f"{missing}."):
             raise  # the module is there; something that it imports is not
-        raise ConfigError(_cannot(target, _not_found(name, missing))) from None
+        raise ConfigError(f'Cannot import "{target}". {_hint(target, missing)}') from None
 
 
-def _cannot(target: str, reason: str) -> str:
-    """Say why; a bare word is most likely a queue in the app's place."""
-    if target.isidentifier() and not reason.startswith("There is a"):
-        return f'Cannot import "{target}". Queues are chosen with -q.'
-    return f'Cannot import "{target}". {reason}.'
-
-
-def _not_found(name: str, missing: str) -> str:
-    if Path(f"{name}.py").is_file():  # pragma: no cover - importable, as "." is on the path
-        return f'There is a file: try "{name}.py"'
-    parent, _, last = name.rpartition(".")
-    if parent and missing == name and importlib.util.find_spec(parent) is not None:
-        return f'There is no module {name!r} in {parent!r}. Is it an app? Then: "{parent}:{last}"'
-    return f"There is no module {missing!r} in {Path.cwd()} nor on Python's path"
+def _hint(target: str, missing: str) -> str:
+    """Say what was most likely meant."""
+    if target.isidentifier():
+        return "Queues are chosen with -q."
+    parent, _, last = missing.rpartition(".")
+    if target == missing and isinstance(getattr(sys.modules.get(parent), last, None), TaskQ):
+        return f'There is no module {missing!r}. An app? "{parent}:{last}"'
+    return f"There is no module {missing!r} in {Path.cwd()} nor on Python's path."
 
 
 def _import_file(file: Path, target: str) -> ModuleType:
@@ -132,7 +126,7 @@ def _pick(module: ModuleType, attribute: str, target: str) -> tuple[TaskQ, str]:
             value = getattr(value, part, None)
         if isinstance(value, TaskQ):
             return value, attribute
-        what = "nothing of that name" if value is None else f"a {type(value).__name__}, no TaskQ"
+        what = "no such name" if value is None else f"a {type(value).__name__} there, no TaskQ"
         apps = f" Apps there: {_choices(module, found)}." if found else ""
         raise ConfigError(f'No app "{target}": {module.__name__} has {what}.{apps}')
     distinct = {id(app): (app, name) for name, app in reversed(found.items())}

@@ -94,24 +94,26 @@ class Registry:
             AmbiguousApp: several could be meant.
         """
         with self._lock:
-            apps = self._living()
-            including = _closest(apps, task.module)
-            if len(including) > 1 or (not including and len(apps) > 1):
-                gc.collect()  # an app and its tasks refer to each other: it may be long dropped
-                apps = self._living()
-                including = _closest(apps, task.module)
-            found = including or apps
+            found, including = self._candidates(task.module)
             if len(found) > 1:
-                raise _ambiguous(task, found, bool(including))
+                # An app and its tasks refer to each other: one may have been dropped long ago.
+                del found
+                gc.collect()
+                found, including = self._candidates(task.module)
+            if len(found) > 1:
+                raise _ambiguous(task, found, including)
             if found:
                 return found[0]
             if self._from_environment is None:
-                self._from_environment = self._make()
+                assert self.make_app is not None, "taskq.app sets it when it is imported"
+                self._from_environment = self.make_app()
             return self._from_environment
 
-    def _make(self) -> Any:
-        assert self.make_app is not None, "taskq.app sets it when it is imported"
-        return self.make_app()
+    def _candidates(self, module: str) -> tuple[list[Any], bool]:
+        """Return the apps that may be meant, and whether they include the module."""
+        apps = self._living()
+        including = _closest(apps, module)
+        return including or apps, bool(including)
 
     def _living(self) -> list[Any]:
         apps = (ref() for ref in self._apps)
