@@ -106,11 +106,15 @@ class Claim:
         if not raw:
             return default
         try:
-            return float(raw)
+            number = float(raw)
+            if not -1e12 < number < 1e12:  # also false for NaN: int() and Redis refuse what is beyond
+                raise ValueError
         except ValueError:
             raise ValueError(
-                f"field {name.decode()!r} of the job's record is {raw[:40]!r}, not a number"
+                f"field {name.decode()!r} of the job's record is {raw[:40]!r}, "
+                "not a number that makes sense"
             ) from None
+        return number
 
     def is_special(self) -> bool:
         """Whether RQ's own code has to settle this job."""

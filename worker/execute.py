@@ -199,7 +199,17 @@ def names_of(kind: type[BaseException]) -> list[str]:
 
 
 def failure_item(claim: Claim, err: BaseException) -> Item:
-    """The settle item of a job that raised: a retry, or its end."""
+    """The settle item of a job that raised: a retry, or its end. Never raises itself."""
+    try:
+        return _failure_item(claim, err)
+    except Exception as broken:  # noqa: BLE001 (hostile fields or exceptions: the job fails plainly)
+        now = time.time()
+        message = f"{type(err).__name__} (what became of it cannot be told: {type(broken).__name__})"
+        error = json.dumps([f"{type(err).__module__}.{type(err).__qualname__}", message, 1])
+        return items.failed(claim.begun_at or now, now, lost_text(), error, 31_536_000, claim.unique)
+
+
+def _failure_item(claim: Claim, err: BaseException) -> Item:
     if isinstance(err, RetryLater):
         return items.retried(err.seconds)
     left = int(_safe_number(claim, b"retries_left"))
@@ -226,7 +236,7 @@ def _safe_number(claim: Claim, name: bytes) -> float:
     try:
         return claim.number(name, 0)
     except ValueError:
-        return 0
+        return 0.0
 
 
 def _safe_ttl(claim: Claim) -> int:
@@ -254,11 +264,11 @@ def _interval(claim: Claim, left: int) -> float:
         return 0.0
     try:
         intervals = [float(x) for x in json.loads(raw)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError, OverflowError):
         return 0.0
     if not intervals:
         return 0.0
-    return max(intervals[max(len(intervals) - left, 0)], 0.0)
+    return min(max(intervals[max(len(intervals) - left, 0)], 0.0), YEAR_S)
 
 
 def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:

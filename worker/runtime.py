@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from taskq.broker.client import run_script
+from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import pack_all, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable, PayloadError, UnknownTask
@@ -47,6 +47,7 @@ RECORD_S = 1.0
 """Jobs that run longer get RQ's execution record; shorter ones never pay for it."""
 PROGRESS_S = 0.3
 _SETTLE_AT_END_S = 10.0
+_LANE_AT_END_S = 10.0
 _RECORD_KEEP_S = 60
 
 
@@ -143,12 +144,11 @@ class Runtime:
         attempt = 0
         while not self._stop.is_set():
             try:
-                self.settler.compact = await self._may_restore()
                 await heartbeat.register(
                     self.broker, self.link, self.name, self.queue_names, version, self.host
                 )
                 await self._beat()
-            except BrokerUnavailable as err:
+            except (BrokerUnavailable, BrokerError) as err:
                 attempt += 1
                 if attempt <= 3 or attempt % 10 == 0:
                     log.warning("%s Waiting for it", err)
@@ -156,26 +156,15 @@ class Runtime:
             else:
                 return
 
-    async def _may_restore(self) -> bool:
-        """Whether the compact form of result streams is allowed here (some hosts forbid RESTORE)."""
-        key = f"{self.broker.keys.own}probe:{self.uid}"
-        commands = [
-            ("XADD", key, "*", "a", "1"), ("EXPIRE", key, "10"), ("DUMP", key),
-        ]  # fmt: skip
-        packed = pack_all(commands)
-        answers = await self.link.ask(lambda _resend: packed, len(commands), 10.0)
-        dump = answers[2]
-        if not isinstance(dump, bytes):
-            return False
-        restore = pack_all([("RESTORE", key, "1000", dump, "REPLACE"), ("DEL", key)])
-        answers = await self.link.ask(lambda _resend: restore, 2, 10.0)
-        return answers[0] == b"OK"
-
     async def _finish(self) -> None:
         """Everything after the last reserve; see the order in the module's docstring."""
-        for claim in [*self.threads.waiting.values(), *self.coroutines.waiting.values()]:
-            self._give_back(claim)
-        for claim in [c for c in self.coroutines.running.values() if not c.begun_mono]:
+        unbegun = [
+            *[c for c in self.coroutines.running.values() if not c.begun_mono],
+            *self.coroutines.waiting.values(),
+            *self.threads.waiting.values(),
+        ]
+        # each goes to the head of its queue: the last one first
+        for claim in sorted(unbegun, key=lambda c: c.reserved_mono)[::-1]:
             self._give_back(claim)
         await self._until(lambda: not self._running(), self.settings.grace_s)
         left = self._running()
@@ -187,14 +176,15 @@ class Runtime:
                 self.threads.request_cancel(claim)
             await self._until(lambda: not self.coroutines.running, 1.0)
             for claim in list(self.threads.running.values()):
-                self._give_back(claim)
-            await self._until(lambda: not self._in_lane, 2.0)
+                if self.threads.running.pop(claim.id, None) is not None:
+                    self.settler.add(claim, self._cut_short(claim))
         self.threads.stop()
         try:
             await asyncio.wait_for(self.settler.drain(), _SETTLE_AT_END_S)
         except asyncio.TimeoutError:
             log.error("Redis is away: %d ended jobs could not be settled; their leases will end "
                       "and they run again", self.settler.pending)  # fmt: skip
+        await self._until(lambda: not self._in_lane, _LANE_AT_END_S)
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
@@ -279,11 +269,16 @@ class Runtime:
 
     def _give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
-        if claim.id in self.threads.running:
-            self.threads.running.pop(claim.id, None)
-        elif not (self.threads.take_back(claim) or self.coroutines.take_back(claim)):
-            return
-        self.settler.add(claim, items.GIVEN_BACK)
+        if self.threads.take_back(claim) or self.coroutines.take_back(claim):
+            self.settler.add(claim, items.GIVEN_BACK)
+
+    def _cut_short(self, claim: Claim) -> Item:
+        """The end of a job that was still running when the grace time of a shutdown was over."""
+        if claim.fields.get(b"tq_redeliver") == b"0":  # at most once: it has begun
+            return execute.failure_item(
+                claim, Interrupted("Its worker was stopped, and the task says redeliver=False.")
+            )
+        return items.GIVEN_BACK
 
     # -- the life of one job -------------------------------------------------------------
 
@@ -301,9 +296,11 @@ class Runtime:
         """A job's code has ended. On the loop."""
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
-        seconds = time.monotonic() - claim.begun_mono
-        self.pace.ran(seconds)
-        self.jobs += 1
+        seconds = 0.0
+        if claim.begun_mono:
+            seconds = time.monotonic() - claim.begun_mono
+            self.pace.ran(seconds)
+            self.jobs += 1
         if isinstance(error, Interrupted):
             self.settler.add(claim, self._interrupted(claim, error))
             return
@@ -326,7 +323,7 @@ class Runtime:
     def _interrupted(self, claim: Claim, error: Interrupted) -> Item:
         if str(error) == "cancel":
             return items.canceled(claim.unique)
-        return items.GIVEN_BACK
+        return self._cut_short(claim) if claim.begun_mono else items.GIVEN_BACK
 
     def _end(
         self,
@@ -458,18 +455,21 @@ class Runtime:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            self.threads.check_limits(now)
-            self.coroutines.check_limits(now)
-            self._return_late(now)
-            if self._progress_of and now - last_progress > PROGRESS_S:
-                last_progress = now
-                await self._write_progress()
-            if not self._stop.is_set():
-                self._check_end()
+            try:
+                self.threads.check_limits(now)
+                self.coroutines.check_limits(now)
+                self._return_late(now)
+                if self._progress_of and now - last_progress > PROGRESS_S:
+                    last_progress = now
+                    await self._write_progress()
+                if not self._stop.is_set():
+                    self._check_end()
+            except Exception:  # without this loop no time limit would hold any more
+                log.exception("A look at the running jobs failed; the next is in %g s", TICK_S)
 
     def _return_late(self, now: float) -> None:
         for runner in (self.threads, self.coroutines):
-            first = next(iter(runner.waiting.values()), None)
+            first = next(iter([*runner.waiting.values()]), None)  # a copy: threads take from it
             if first is not None and now - first.reserved_mono > UNBEGUN_S:
                 for claim in reversed(list(runner.waiting.values())):
                     self._give_back(claim)
@@ -497,7 +497,7 @@ class Runtime:
                 self.link, chosen,
                 lambda _resend: pack_script(chosen, [keys.prefix, keys.own], args), 10.0,
             )  # fmt: skip
-        except BrokerUnavailable:
+        except (BrokerUnavailable, BrokerError):
             log.debug("Progress of %d jobs was not written", len(reports))
 
     def _heard(self, channel: str, text: str) -> None:

@@ -66,7 +66,6 @@ class Settler:
         self._work_s = 0.0
         self._counts: Counter[tuple[int, str]] = Counter()
         self._page = PAGE
-        self.compact = True
         self.bytes = 0
         self.lost = 0
 
@@ -143,7 +142,7 @@ class Settler:
 
     async def _send(self, batch: list[tuple[Claim, Item]]) -> None:
         args: list[Any] = [
-            self._worker, self._broker.clock.iso(), "1" if self.compact else "0",
+            self._worker, self._broker.clock.iso(),
             self._finished, self._failed, f"{self._work_s:.6f}" if self._work_s else "0",
             len(self._queues), *self._queues, len(self._counts),
         ]  # fmt: skip

@@ -322,7 +322,7 @@ class Supervisor:
             # which of our queues it came from is not in the table: the fence tells
             for position in range(1, len(names) + 1):
                 args = [
-                    child.name, broker.clock.iso(), "1", 0, 1, "0", len(names), *names, 0,
+                    child.name, broker.clock.iso(), 0, 1, "0", len(names), *names, 0,
                     "x", position, job.exec_id, "", 31_536_000, 1,
                     job.job_id, f"{job.deadline:.6f}", f"{now:.6f}", self._story, error,
                 ]  # fmt: skip

@@ -105,14 +105,15 @@ class ThreadRunner:
             claim = take()
             if claim is None:
                 return
-            if self.waiting.pop(claim.id, None) is None:
-                continue  # given back meanwhile
+            # In one of the two at every instant: a shutdown between them must not miss it.
             self.running[claim.id] = claim
+            if self.waiting.pop(claim.id, None) is None:
+                self.running.pop(claim.id, None)
+                continue  # given back meanwhile
             value, error = self._run(slot, claim)
             if slot.abandoned:
                 self._wake(self._unstick)
                 return
-            self.running.pop(claim.id, None)
             self._ended.append((claim, value, error))
             if not self._woken:
                 self._woken = True
@@ -161,9 +162,12 @@ class ThreadRunner:
 
     def _flush(self) -> None:
         self._woken = False
-        ended, done = self._ended, self._done
+        ended, done, running = self._ended, self._done, self.running
         while ended:
-            done(*ended.popleft())
+            claim, value, error = ended.popleft()
+            if running.get(claim.id) is claim:
+                del running[claim.id]
+            done(claim, value, error)
 
     def _unstick(self) -> None:
         self.stuck -= 1

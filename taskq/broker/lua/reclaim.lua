@@ -15,7 +15,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   local ttl = tonumber(f[5] or YEAR) or YEAR
   if f[2] == '0' then
     fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Its worker (' .. (f[7] or '?')
-      .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]', iso, true)
+      .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]', iso)
     unlock(id, f[6])
     count(queue, 'failed', 1)
     return 'failed'
@@ -27,7 +27,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     count(queue, 'crashed', 1)
     if crashes >= limit_crashes then
       fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Crash loop: ' .. crashes
-        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']', iso, true)
+        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']', iso)
       unlock(id, f[6])
       count(queue, 'failed', 1)
       return 'failed'

@@ -10,7 +10,6 @@
 local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local exec = 'tq' .. uid .. seq
 local jobs, paused, dropped = {}, {}, 0
-local compact = true
 
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
 local fence = redis.pcall('HGET', OWN .. 'fence', uid)
@@ -34,7 +33,7 @@ end
 local function runnable(queue, id, h, status)
   if status == 'queued' then return true end
   if h.err or (status == nil and #h > 0) then
-    fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: it is not a hash with a status.",1]', iso, compact)
+    fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: it is not a hash with a status.",1]', iso)
     count(queue, 'corrupt', 1)
     return false
   end
@@ -43,7 +42,7 @@ local function runnable(queue, id, h, status)
       redis.pcall('ZREM', OWN .. 'expiring', id)
       count(queue, 'expired', 1)
     else
-      fail(queue, id, 86400, lost, '["taskq.errors.JobNotFound","The job\'s record was gone before it could run: deleted, evicted, or its ttl was over.",1]', iso, compact)
+      fail(queue, id, 86400, lost, '["taskq.errors.JobNotFound","The job\'s record was gone before it could run: deleted, evicted, or its ttl was over.",1]', iso)
       count(queue, 'missing', 1)
     end
     return false

@@ -1,8 +1,8 @@
 -- include: lib
 -- Record what became of reserved jobs, as one batch. Fenced: an execution that no longer owns its lease changes nothing.
 -- KEYS   1 RQ's prefix   2 our prefix
--- ARGV   1 worker name   2 now, ISO   3 '1' where DUMP and RESTORE are allowed   4 finished count   5 failed count
---        6 working time s   7 number of queues Q, then Q names
+-- ARGV   1 worker name   2 now, ISO   3 finished count   4 failed count   5 working time s
+--        6 number of queues Q, then Q names
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
@@ -13,12 +13,12 @@
 --          c canceled      job: id
 -- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents)
 -- O(1) a job. At most 100 jobs a call.
-local worker, iso, compact = ARGV[1], ARGV[2], ARGV[3] == '1'
+local worker, iso = ARGV[1], ARGV[2]
 local width = { f = 4, x = 5, r = 4, g = 1, u = 2, c = 1 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
 local call = redis.pcall
 
-local at = 7
+local at = 6
 local queues = {}
 for n = 1, ARGV[at] do queues[n] = ARGV[at + n] end
 at = at + ARGV[at] + 1
@@ -36,10 +36,10 @@ local function finish(queue, exec, unique, ttl, marker, id, a, scored)
     local key, value = jobkey(id), ARGV[a + 3]
     call(HSET, key, 'status', 'finished', 'ended_at', iso)
     if value == '' then
-      result(id, ttl, compact, 'type', '1', 'worker_name', worker, 'execution_id', exec,
+      result(id, ttl, 'type', '1', 'worker_name', worker, 'execution_id', exec,
         'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
     else
-      result(id, ttl, compact, 'type', '1', 'worker_name', worker, 'return_value', value,
+      result(id, ttl, 'type', '1', 'worker_name', worker, 'return_value', value,
         'execution_id', exec, 'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
     end
     if ttl > 0 then call(EXPIRE, key, ttl) else call('PERSIST', key) end
@@ -106,7 +106,7 @@ while at <= #ARGV do
       if kind == 'f' then
         finish(queue, exec, unique, ttl, marker, id, a, scored)
       elseif kind == 'x' then
-        fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, compact, worker, exec, ARGV[a + 1], ARGV[a + 2])
+        fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
       elseif kind == 'g' then
         call(HSET, jobkey(id), 'status', 'queued')
@@ -128,7 +128,7 @@ for n = 0, ARGV[stats] - 1 do
   count(queues[tonumber(ARGV[s])], ARGV[s + 1], tonumber(ARGV[s + 2]))
 end
 local wkey = P .. ':worker:' .. worker
-if ARGV[4] ~= '0' then call('HINCRBY', wkey, 'successful_job_count', ARGV[4]) end
-if ARGV[5] ~= '0' then call('HINCRBY', wkey, 'failed_job_count', ARGV[5]) end
-if ARGV[6] ~= '0' then call('HINCRBYFLOAT', wkey, 'total_working_time', ARGV[6]) end
+if ARGV[3] ~= '0' then call('HINCRBY', wkey, 'successful_job_count', ARGV[3]) end
+if ARGV[4] ~= '0' then call('HINCRBY', wkey, 'failed_job_count', ARGV[4]) end
+if ARGV[5] ~= '0' then call('HINCRBYFLOAT', wkey, 'total_working_time', ARGV[5]) end
 return out
