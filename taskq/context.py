@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, TypeVar, overload
 
+from taskq.clock import parse_iso
 from taskq.errors import TaskQError
 
 T = TypeVar("T")
@@ -24,17 +25,17 @@ class JobContext:
         task: name of the task.
         queue: name of the queue it came from.
         attempt: 1 for the first execution; retries and crashes count.
-        enqueued_at: aware time at which it was put into its queue, or None.
+        enqueued_at: aware time at which it was put into its queue, or None (a property).
         scheduled_for: aware time of the occurrence that it was made for, or None.
         meta: the job's `meta`, a copy.
         cancel_requested: True once somebody asked for the job to be canceled.
     """
 
     __slots__ = (
+        "_enqueued",
         "_report",
         "attempt",
         "cancel_requested",
-        "enqueued_at",
         "id",
         "meta",
         "queue",
@@ -47,23 +48,32 @@ class JobContext:
         job_id: str,
         task: str,
         queue: str,
-        *,
         attempt: int = 1,
-        enqueued_at: datetime | None = None,
-        scheduled_for: datetime | None = None,
+        enqueued: bytes | None = None,
         meta: dict[str, Any] | None = None,
         report: Callable[[str, float, float | None, str], None] | None = None,
+        scheduled_for: datetime | None = None,
     ) -> None:
-        """Made by the worker for each execution."""
+        """Made by the worker for each execution; `enqueued` is the record's own text."""
         self.id = job_id
         self.task = task
         self.queue = queue
         self.attempt = attempt
-        self.enqueued_at = enqueued_at
+        self._enqueued = enqueued
         self.scheduled_for = scheduled_for
         self.meta = {} if meta is None else meta
         self.cancel_requested = False
         self._report = report
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """Aware time at which the job was put into its queue, or None where none is on record."""
+        if not self._enqueued:
+            return None
+        try:
+            return datetime.fromtimestamp(parse_iso(self._enqueued.decode()), timezone.utc)
+        except (ValueError, UnicodeDecodeError):
+            return None
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell how far the job is; cheap, so call it as often as you like.

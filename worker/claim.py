@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-
-from taskq.clock import parse_iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskq.context import JobContext
 
+PLAIN_FIELDS = 5
+"""status, created_at, enqueued_at, origin, data."""
 YEAR_S = 31_536_000
 DEFAULT_TIMEOUT_S = 180.0
 DEFAULT_RESULT_TTL_S = 500
@@ -28,7 +27,9 @@ RQ_FEATURES = (
     b"rate_limit_key",
     b"dependency_ids",
     b"dependency_id",
+    b"number_of_retries",
 )
+_FEATURES = frozenset(RQ_FEATURES)
 """Hash fields of jobs whose end only RQ's own code settles: dependents, callbacks, groups ..."""
 
 
@@ -119,7 +120,12 @@ class Claim:
     def is_special(self) -> bool:
         """Whether RQ's own code has to settle this job."""
         fields = self.fields
-        return any(fields.get(name) for name in RQ_FEATURES)
+        return not _FEATURES.isdisjoint(fields) and any(fields.get(name) for name in RQ_FEATURES)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the record has only what every job has: all else is RQ's default."""
+        return len(self.fields) == PLAIN_FIELDS
 
     @property
     def timeout_s(self) -> float:
@@ -144,17 +150,6 @@ class Claim:
     def unique(self) -> str:
         """The lock it holds, or ""."""
         return self.fields.get(b"tq_unique", b"").decode("utf-8", "replace")
-
-    @property
-    def enqueued_at(self) -> datetime | None:
-        """Aware time of its enqueueing, or None where the record has none that can be read."""
-        raw = self.fields.get(b"enqueued_at")
-        if not raw:
-            return None
-        try:
-            return datetime.fromtimestamp(parse_iso(raw.decode()), timezone.utc)
-        except (ValueError, UnicodeDecodeError):
-            return None
 
     def begin(self) -> None:
         """Its code runs from now on."""

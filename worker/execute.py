@@ -22,6 +22,7 @@ from taskq.context import JobContext
 from taskq.errors import PayloadError, TaskQError, UnknownTask
 from taskq.retry import Retry, RetryLater
 from taskq.worker import items
+from taskq.worker.claim import DEFAULT_TIMEOUT_S
 from taskq.worker.items import Item
 
 if TYPE_CHECKING:
@@ -95,29 +96,32 @@ class Resolver:
         else:
             self.app.lookup(name)  # raises, naming the nearest
         claim.args, claim.kwargs = args, kwargs
-        try:
-            limit = claim.timeout_s
-            fields = claim.fields
-            claim.attempt = 1
-            if b"tq_attempts" in fields or b"tq_crashes" in fields:
-                claim.attempt += int(
-                    claim.number(b"tq_attempts", 0) + claim.number(b"tq_crashes", 0)
-                )
-            claim.special = claim.is_special()
-            claim.result_ttl_s, claim.failure_ttl_s  # noqa: B018 (checked before the code runs)
-        except ValueError as err:
-            raise PayloadError(f"The job's record is broken: {err}.") from err
-        claim.deadline = limit
-        meta_raw = claim.fields.get(b"meta")
+        meta = None
+        if claim.is_plain:
+            claim.deadline = DEFAULT_TIMEOUT_S
+        else:
+            try:
+                self._read_fields(claim)
+            except ValueError as err:
+                raise PayloadError(f"The job's record is broken: {err}.") from err
+            raw = claim.fields.get(b"meta")
+            meta = codec.load_value(raw, job_id=claim.id, kind="meta") if raw else None
         claim.context = JobContext(
-            claim.id,
-            name,
-            claim.queue,
-            attempt=claim.attempt,
-            enqueued_at=None,
-            meta=codec.load_value(meta_raw, job_id=claim.id, kind="meta") if meta_raw else None,
-            report=self.report,
-        )
+            claim.id, name, claim.queue, claim.attempt, claim.fields.get(b"enqueued_at"), meta,
+            self.report,
+        )  # fmt: skip
+
+    @staticmethod
+    def _read_fields(claim: Claim) -> None:
+        """What a record may say beyond the five plain fields, checked before any code runs.
+
+        Raises:
+            ValueError: a field holds what it must not; the text names it.
+        """
+        claim.deadline = claim.timeout_s
+        claim.attempt = 1 + int(claim.number(b"tq_attempts", 0) + claim.number(b"tq_crashes", 0))
+        claim.special = claim.is_special()
+        claim.result_ttl_s, claim.failure_ttl_s  # noqa: B018 (read to see that they can be)
 
 
 def _is_pickle(data: bytes) -> bool:

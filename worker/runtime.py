@@ -306,6 +306,8 @@ class Runtime:
             return
         claim.outcome = (value, error)
         item: Item | None = None
+        if type(value).__name__ == "Retry" and type(value).__module__ == "rq.job":
+            claim.special = True  # RQ's way to ask for another try
         if error is None and not claim.special:
             try:
                 item = execute.success_item(claim, value, self.app, young=self._young(claim))
@@ -360,7 +362,9 @@ class Runtime:
                       exc_info=info, extra=_extra(claim))  # fmt: skip
 
     def _young(self, claim: Claim) -> bool:
-        """Whether its caller may still be sending it again (30 s), so that a marker is needed."""
+        """Whether its caller may still be sending it again (30 s): a marker is left if it is deleted."""
+        if claim.is_plain or claim.fields.get(b"result_ttl") != b"0":
+            return False
         enqueued = claim.fields.get(b"enqueued_at", b"").decode("ascii", "replace")
         return enqueued >= self.broker.clock.iso(self.broker.clock.time() - 45.0)
 
