@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar, overload
 from taskq.broker.outcomes import Kind
 from taskq.broker.watch import Command, Conversation, aconverse, converse
 from taskq.errors import TaskQError
-from taskq.future import Handle, Timeout, refuse_in_loop
+from taskq.future import Handle
 from taskq.keys import Keys
+from taskq.pending import Timeout, refuse_in_loop
 from taskq.questions import MISSING, UNKEPT, ask_states
 from taskq.waiting import Arrivals, agather, gather_blocking
 

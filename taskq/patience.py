@@ -29,9 +29,7 @@ class Picture:
     stopped_by: str = ""
 
 
-def paint(
-    keys: Keys, job_id: str
-) -> Generator[Sequence[tuple[Any, ...]], list[Any], Picture]:
+def paint(keys: Keys, job_id: str) -> Generator[Sequence[tuple[Any, ...]], list[Any], Picture]:
     """Conversation (see `taskq.broker.watch`) of three small pipelines."""
     job, now = yield [
         ("HMGET", keys.job(job_id), "status", "origin", "started_at"), ("TIME",)
@@ -47,7 +45,7 @@ def paint(
         ("EXISTS", keys.suspended),
         ("SISMEMBER", keys.paused, queue),
     ]
-    now_s = float(now[0]) if isinstance(now, list) else 0.0
+    now_s = int(now[0]) + int(now[1]) / 1e6 if isinstance(now, list) else 0.0
     if isinstance(place, int):
         picture.ahead = place
     if isinstance(due, bytes):

@@ -31,9 +31,7 @@ def ask_states(
     for start in range(0, len(job_ids), _CHUNK):
         chunk = job_ids[start : start + _CHUNK]
         replies = yield [("TIME",), *(("HMGET", keys.job(job_id), "status") for job_id in chunk)]
-        found = [
-            _text(job_id, reply) for job_id, reply in zip(chunk, replies[1:], strict=True)
-        ]
+        found = [_text(job_id, reply) for job_id, reply in zip(chunk, replies[1:], strict=True)]
         missing = [job_id for job_id, state in zip(chunk, found, strict=True) if not state]
         if missing:
             marked = yield from find_marked(keys, missing, replies[0])

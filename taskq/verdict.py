@@ -29,7 +29,7 @@ _TRACEBACK_BYTES = 1_000_000
 _LAST_BLOCK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 _EXCEPTION_LINE = re.compile(r"([A-Za-z_][\w.<>]*)(?:: ?(.*))?\Z", re.DOTALL)
 
-FINAL = frozenset(Kind) - {Kind.UNKNOWN, Kind.BROKEN, Kind.CLOSED}
+FINAL = frozenset(Kind) - {Kind.UNKNOWN, Kind.BROKEN, Kind.CLOSED, Kind.LATE}
 """Ends that a handle remembers; after the others it asks again."""
 
 

@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
@@ -20,7 +20,8 @@ from taskq.broker.pump import LOOK_AT_MOST, PATIENCE_S
 from taskq.broker.wait import Waits
 from taskq.broker.watch import Conversation, Ended, Watch, aconverse, converse, look
 from taskq.errors import TaskQError
-from taskq.future import Handle, Timeout, on_slow, refuse_in_loop, seconds_of
+from taskq.future import Handle
+from taskq.pending import Timeout, on_slow, refuse_in_loop, seconds_of
 
 R = TypeVar("R")
 
@@ -93,9 +94,7 @@ def as_completed(handles: Iterable[Handle[R]], timeout: Timeout = None) -> Arriv
 @overload
 async def gather(*handles: Handle[R]) -> list[R]: ...
 @overload
-async def gather(
-    *handles: Handle[R], return_exceptions: bool
-) -> list[R | TaskQError]: ...
+async def gather(*handles: Handle[R], return_exceptions: bool) -> list[R | TaskQError]: ...
 async def gather(*handles: Handle[Any], return_exceptions: bool = False) -> list[Any]:
     """Wait for all results in an asyncio program, in the order of the handles.
 
@@ -117,10 +116,12 @@ async def agather(
 ) -> list[Any]:
     """`gather` with a time limit; see there."""
     ends: dict[Handle[Any], Outcome] = {}
-    async for handle, outcome in Arrivals(handles, timeout)._apairs():
-        if not return_exceptions and (error := handle._error_of(outcome)) is not None:
-            raise error
-        ends[handle] = outcome
+    async with _AsyncInbox(handles, seconds_of(timeout)) as inbox:
+        while (pair := await inbox.next()) is not None:
+            handle, outcome = pair
+            if not return_exceptions and (error := handle._error_of(outcome)) is not None:
+                raise error
+            ends[handle] = outcome
     return [value_or_error(h, ends[h], return_exceptions=return_exceptions) for h in handles]
 
 
@@ -129,10 +130,12 @@ def gather_blocking(
 ) -> list[Any]:
     """`agather` for callers that block."""
     ends: dict[Handle[Any], Outcome] = {}
-    for handle, outcome in Arrivals(handles, timeout)._pairs():
-        if not return_exceptions and (error := handle._error_of(outcome)) is not None:
-            raise error
-        ends[handle] = outcome
+    with _Inbox(handles, seconds_of(timeout)) as inbox:
+        for handle, outcome in inbox:
+            if not return_exceptions and (error := handle._error_of(outcome)) is not None:
+                raise error
+            ends[handle] = outcome
+        inbox.raise_if_late()
     return [value_or_error(h, ends[h], return_exceptions=return_exceptions) for h in handles]
 
 
@@ -160,30 +163,18 @@ class Arrivals(Generic[R]):
 
     def __iter__(self) -> Iterator[Handle[R]]:
         refuse_in_loop("for ... in as_completed()", "`async for`")
-        return (handle for handle, _outcome in self._pairs())
+        return self._iterate()
 
-    def __aiter__(self) -> AsyncIterator[Handle[R]]:
-        return (handle async for handle, _outcome in self._apairs())
-
-    def _pairs(self) -> Generator[tuple[Handle[R], Outcome], None, None]:
+    def _iterate(self) -> Generator[Handle[R], None, None]:
         with _Inbox(self._handles, self._timeout_s) as inbox:
-            yield from inbox
-            if inbox.pending:
-                others = len(inbox.pending) - 1
-                raise next(iter(inbox.pending))._timeout_error(self._timeout_s or 0.0, others)
+            for handle, _outcome in inbox:
+                yield handle
+            inbox.raise_if_late()
 
-    async def _apairs(self) -> AsyncGenerator[tuple[Handle[R], Outcome], None]:
-        inbox = _AsyncInbox(self._handles, self._timeout_s)
-        try:
-            await inbox.open()
+    async def __aiter__(self) -> AsyncGenerator[Handle[R], None]:
+        async with _AsyncInbox(self._handles, self._timeout_s) as inbox:
             while (pair := await inbox.next()) is not None:
-                yield pair
-            if inbox.pending:
-                others = len(inbox.pending) - 1
-                first = next(iter(inbox.pending))
-                raise await first._atimeout_error(self._timeout_s or 0.0, others)
-        finally:
-            inbox.close()
+                yield pair[0]
 
 
 class _Inbox:
@@ -234,6 +225,16 @@ class _Inbox:
                 del self.pending[handle]
                 yield handle, handle._settle(outcome)
 
+    def raise_if_late(self) -> None:
+        """Raise if the time was over before all had come.
+
+        Raises:
+            ResultTimeout: with the state of the first that is missing.
+        """
+        if self.pending:
+            first, others = next(iter(self.pending)), len(self.pending) - 1
+            raise first._timeout_error(self._timeout_s or 0.0, others)
+
     def has_more_now(self) -> bool:
         """Whether another one can be had without waiting."""
         return not self._arrived.empty()
@@ -273,8 +274,21 @@ class _AsyncInbox:
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def open(self) -> None:
-        """Begin to wait."""
+    async def __aenter__(self) -> _AsyncInbox:
+        try:
+            await self._open()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for waits, group in _by_app(self._unsettled()):
+            waits.loop(on_slow).remove([handle.id for handle in group], self._sink)
+
+    async def _open(self) -> None:
         for handle in self.pending:
             if (outcome := handle._outcome) is not None:
                 self._arrived.append((handle, outcome))
@@ -294,15 +308,12 @@ class _AsyncInbox:
                 is_patient=self._timeout_s is None,
             )
 
-    def close(self) -> None:
-        """Stop waiting for the rest."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for waits, group in _by_app(self._unsettled()):
-            waits.loop(on_slow).remove([handle.id for handle in group], self._sink)
-
     async def next(self) -> tuple[Handle[Any], Outcome] | None:
-        """The next one; None when all have come or the time is over."""
+        """The next one; None when all have come.
+
+        Raises:
+            ResultTimeout: the time is over, with the state of the first that is missing.
+        """
         while self.pending:
             while self._arrived:
                 handle, outcome = self._arrived.popleft()
@@ -310,7 +321,8 @@ class _AsyncInbox:
                     del self.pending[handle]
                     return handle, handle._settle(outcome)
             if self._is_over:
-                return None
+                first, others = next(iter(self.pending)), len(self.pending) - 1
+                raise await first._atimeout_error(self._timeout_s or 0.0, others)
             self._bell = asyncio.get_running_loop().create_future()
             try:
                 await self._bell

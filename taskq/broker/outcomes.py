@@ -34,6 +34,8 @@ class Kind(Enum):
     """Its keys hold something that is no job; `note` says what."""
     CLOSED = "closed"
     """Nothing about the job: the app was closed while somebody waited."""
+    LATE = "late"
+    """Nothing about the job: the caller's time is over; `note` says if Redis does not answer."""
 
 
 class Outcome(NamedTuple):

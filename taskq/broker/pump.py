@@ -282,7 +282,7 @@ class Pump:
         for sink, tag, outcome in calls:
             try:
                 sink(tag, outcome)
-            except Exception:  # noqa: BLE001, PERF203 - one caller's fault must not reach the others
+            except Exception:  # one caller's fault must not reach the others
                 logger.exception("A caller could not take its job's outcome")
 
 

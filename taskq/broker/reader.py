@@ -7,8 +7,10 @@ over when it is over, though Redis ends an XREAD's BLOCK up to 100 ms late.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis import exceptions as rexc
@@ -92,10 +94,8 @@ class Reader:
         """End the read of another thread: it sees a lost connection and cleans up."""
         sock = getattr(self._connection, "_sock", None)
         if sock is not None and self.pid == os.getpid():
-            try:
-                sock.shutdown(2)
-            except OSError:
-                pass  # it is closed already
+            with suppress(OSError):  # it is closed already
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 def is_passing(error: rexc.ResponseError) -> bool:

@@ -71,7 +71,7 @@ class Waits:
         target: Target,
         timeout_s: float | None = None,
         on_slow: Callable[[], None] | None = None,
-    ) -> Outcome | None:
+    ) -> Outcome:
         """Block until the job has ended. Survives lost connections.
 
         Args:
@@ -80,7 +80,7 @@ class Waits:
             on_slow: called once when an untimed wait has lasted five seconds.
 
         Returns:
-            None when the time is over.
+            The end of the job; of kind LATE when the time is over.
         """
         patience = _Patience(timeout_s, on_slow)
         with self._lock:
@@ -245,13 +245,13 @@ class Waits:
         finally:
             self._thread.remove([target.job_id], sink)
 
-    def _last_look(self, watch: Watch) -> Outcome | None:
+    def _last_look(self, watch: Watch) -> Outcome:
         """Ask once, without waiting: the job may have been canceled within the last second."""
         try:
             found = self.converse(look(self._broker.keys, [watch]))
-        except BrokerUnavailable:
-            return None
-        return found[0][1] if found else None
+        except BrokerUnavailable as err:
+            return Outcome(Kind.LATE, note=str(err))
+        return found[0][1] if found else Outcome(Kind.LATE)
 
     def _take_reader(self) -> Reader:
         while True:

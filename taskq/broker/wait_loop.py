@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis import exceptions as rexc
@@ -32,9 +33,7 @@ LAST_LOOK_S = 0.5
 class LoopWaiter:
     """Waits in the event loop that was running when it was made. Not thread-safe."""
 
-    def __init__(
-        self, broker: Connects, on_slow: Callable[[Any, int], None] | None = None
-    ) -> None:
+    def __init__(self, broker: Connects, on_slow: Callable[[Any, int], None] | None = None) -> None:
         """Nothing is started yet.
 
         Args:
@@ -52,11 +51,11 @@ class LoopWaiter:
         self._closer: AsyncGenerator[None, None] | None = None
         self.is_closed = False
 
-    async def one(self, target: Target, timeout_s: float | None, tag: Any) -> Outcome | None:
+    async def one(self, target: Target, timeout_s: float | None, tag: Any) -> Outcome:
         """Wait for the end of one job.
 
         Returns:
-            None when the time is over.
+            The end of the job; of kind LATE when the time is over.
         """
         if timeout_s is not None and timeout_s <= 0:
             return await self._last_look(target)
@@ -204,10 +203,8 @@ class LoopWaiter:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(OSError, RuntimeError, rexc.RedisError):  # it is broken already
                 await connection.disconnect(nowait=True)
-            except (OSError, RuntimeError, rexc.RedisError):
-                pass  # it is broken already: nothing is left to close
 
     async def _recover(self, err: Exception) -> None:
         await self._drop()
@@ -239,14 +236,14 @@ class LoopWaiter:
             logger.info("CLIENT UNBLOCK is not allowed (%s): newcomers wait a little longer", err)
         self.pump.can_interrupt = False
 
-    async def _last_look(self, target: Target) -> Outcome | None:
+    async def _last_look(self, target: Target) -> Outcome:
         """Ask once, without waiting: the job may have been canceled within the last second."""
         watch = Watch(self.pump.keys, target)
         try:
             ended = await self.converse(look(self.pump.keys, [watch]), LAST_LOOK_S)
-        except BrokerUnavailable:
-            return None
-        return ended[0][1] if ended else None
+        except BrokerUnavailable as err:
+            return Outcome(Kind.LATE, note=str(err))
+        return ended[0][1] if ended else Outcome(Kind.LATE)
 
     async def _pipe(self, commands: Sequence[Command], limit_s: float) -> list[Any]:
         asking = asyncio.ensure_future(self._broker.apipe(commands))
@@ -255,4 +252,5 @@ class LoopWaiter:
             # not cancelled, for the connection is shared; its answer or error is of no use
             asking.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise BrokerUnavailable(f"Redis did not answer within {limit_s:.1f} s.")
-        return asking.result()
+        replies: list[Any] = asking.result()
+        return replies

@@ -43,7 +43,7 @@ class Connects(Protocol):
     async def acall(self, *command: Any) -> Any:
         """Run one command."""
 
-    async def apipe(self, commands: Any) -> list[Any]:
+    async def apipe(self, commands: Any) -> Any:
         """Run a pipeline."""
 
 
