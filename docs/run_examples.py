@@ -133,7 +133,9 @@ def check_page(path: Path, page: Page) -> Iterator[str]:
     for block in BLOCK.finditer(content):
         if block["reason"]:
             continue
-        where = f"{path.relative_to(ROOT)}:{content.count(chr(10), 0, block.start('kind')) + 1}"
+        where = (
+            f"{os.path.relpath(path, ROOT)}:{content.count(chr(10), 0, block.start('kind')) + 1}"
+        )
         if block["kind"] == "python" and block["name"]:
             file = page.home / block["name"]
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +172,7 @@ def main() -> int:
                 problems = list(check_page(path, page))
             finally:
                 page.close()
-        print(f"{'FAILED' if problems else 'ok'}  {path.relative_to(ROOT)}", flush=True)
+        print(f"{'FAILED' if problems else 'ok'}  {os.path.relpath(path, ROOT)}", flush=True)
         print("\n".join(problems), end="\n" if problems else "")
         failed += len(problems)
     return 1 if failed else 0
