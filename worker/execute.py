@@ -22,7 +22,7 @@ from taskq.context import JobContext
 from taskq.errors import PayloadError, TaskQError, UnknownTask
 from taskq.retry import Retry, RetryLater
 from taskq.worker import items
-from taskq.worker.claim import DEFAULT_TIMEOUT_S
+from taskq.worker.claim import DEFAULT_TIMEOUT_S, YEAR_S
 from taskq.worker.items import Item
 
 if TYPE_CHECKING:
@@ -283,6 +283,8 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
         lines = traceback.format_exception(type(err), err, tb)
     else:
         kind = f"{type(err).__module__}.{type(err).__qualname__}"
+        if isinstance(err, Interrupted):
+            kind = "taskq.errors.JobFailed"
         message = _text(err)
         try:
             lines = traceback.format_exception(type(err), err, tb)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as rexc
 
-from taskq.broker.client import run_script
+from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import backoff_s, pack, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
@@ -233,6 +233,10 @@ class Fetcher:
             except BrokerUnavailable as err:
                 log.warning("%s Trying again", err)
                 await self._give_up_call()
+            except BrokerError as err:  # refused (disk full, an ACL, a script that hangs): until mended
+                log.error("%s Trying again", err)
+                await self._give_up_call()
+                await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311
 
     async def stop(self) -> None:
         """Reserve nothing more; ids claimed meanwhile are given back by `release`."""
@@ -325,7 +329,7 @@ class Fetcher:
                     self._link, chosen, lambda _resend: pack_script(chosen, keys, args), _RESERVE_S
                 )
                 return
-            except BrokerUnavailable as err:
+            except (BrokerUnavailable, BrokerError) as err:
                 attempt += 1
                 log.warning("%s Trying again", err)
                 await asyncio.sleep(backoff_s(attempt))

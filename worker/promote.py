@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as rexc
 
-from taskq.broker.client import run_script
+from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import backoff_s, pack, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
@@ -60,7 +60,7 @@ class Promoter:
             try:
                 pause = await self.step()
                 attempt = 0
-            except BrokerUnavailable as err:
+            except (BrokerUnavailable, BrokerError) as err:
                 attempt += 1
                 log.debug("Promoting not possible now: %s", err)
                 pause = backoff_s(attempt)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
+from taskq.errors import BrokerUnavailable
 from taskq.worker import items
 from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import PAGE
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taskq.worker")
 
-FOREVER_S = 1e9
+PATIENCE_S = 15.0
+"""A settle unanswered for so long is sent again on a new connection: the old one may be
+half open (a firewall that forgot it), where no answer and no error will ever come."""
 DONE, LOST, HAS_DEPENDENTS = 1, 0, 2
 _BATCH_BYTES = 4_000_000
 
@@ -107,6 +111,9 @@ class Settler:
             log.error("Redis refuses to record the end of %d jobs: %s Trying again",
                       len(self._items), err)  # fmt: skip
             await asyncio.sleep(0.5)
+        except BrokerUnavailable as err:  # the link has its own patience; what ended waits here
+            log.warning("%s %d ended jobs wait to be settled", err, len(self._items))
+            await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311 (not a secret)
         except Exception:
             log.exception("Settling failed; it is tried again, one by one")
             self._give_up_or_single()
@@ -154,7 +161,7 @@ class Settler:
         keys = [self._broker.keys.prefix, self._broker.keys.own]
         chosen = script("settle")
         answer = await run_script(
-            self._link, chosen, lambda _resend: pack_script(chosen, keys, args), FOREVER_S
+            self._link, chosen, lambda _resend: pack_script(chosen, keys, args), PATIENCE_S
         )
         self._subtract(*counted)
         del self._items[: len(batch)]

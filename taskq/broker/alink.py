@@ -130,6 +130,11 @@ class AsyncLink:
                     self._broken(err)
                     attempt += 1
                     await self._again(batch, err, backoff_s(attempt))
+                except Exception as err:  # noqa: BLE001 (bytes that are no answer, arguments that cannot be sent)
+                    await self._drop()
+                    for request in batch:
+                        if not request.future.done():
+                            request.future.set_exception(err)
                 batch = []
         finally:
             self._pump_task = None
