@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from taskq.errors import ConfigError
 
@@ -252,7 +252,7 @@ def _count(value: object) -> int:
 
 def _backoff(value: object) -> Backoff:
     if callable(value) or value in ("fixed", "linear", "exponential"):
-        return value
+        return cast("Backoff", value)
     raise ConfigError(
         f'Retry: backoff is {value!r}: "fixed", "linear", "exponential" or a function of the '
         "attempt is allowed."

@@ -68,6 +68,7 @@ class Codec:
         self.max_bytes = max_bytes
         self._seal = None if secret is None else envelope.Seal(envelope.split_secrets(secret))
         self._read_limit = max(max_bytes, min(max_bytes * _READ_FACTOR, _MOST_READ_BYTES))
+        self._most_items = max_bytes // 2 + 1  # each is a character and a comma, or more
         self._writes_json = self.serializer == "json"
         self._reads_bare_json = self._seal is None and "json" in self.accept
 
@@ -126,8 +127,9 @@ class Codec:
         """
         try:
             # The usual case first: JSON as it is, nothing to verify or inflate.
-            if self._reads_bare_json and data[:1] == b"[" and len(data) <= self._read_limit:
-                return checked_call(json.decode(data))
+            if self._reads_bare_json and type(data) is bytes and data[:1] == b"[":
+                if len(data) <= self._read_limit:
+                    return checked_call(json.decode(data))
             opened, data = self._open(data)
             if opened is not None:
                 check_binding(opened, envelope.CALL, job_id, queue)
@@ -223,7 +225,7 @@ class Codec:
         """Write a call, neither deflated nor signed."""
         try:
             if self._writes_json:
-                data = json.encode_call(name, args, kwargs, self.max_bytes)
+                data = json.encode_call(name, args, kwargs, self._most_items)
             else:
                 data = pickled.encode_call(name, args, kwargs)
         except Unfit as error:
@@ -236,7 +238,7 @@ class Codec:
         """Write a value, not signed."""
         try:
             if self._writes_json:
-                data = json.encode(value, self.max_bytes)
+                data = json.encode(value, self._most_items)
             else:
                 data = pickled.encode(value)
         except Unfit as error:

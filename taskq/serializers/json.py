@@ -27,9 +27,10 @@ Read = Callable[[bytes], Any]
 
 _WHOLE = frozenset({str, int, bool, type(None)})
 _PLAIN = _WHOLE | {float, list, dict}
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 _TEXT = frozenset({str})
 _MARK_BYTES = f'"{MARK}"'.encode()
-_MOST_ITEMS = 10_000_000  # stops shared lists that multiply ("billion laughs") in the check
+_CALL_DEPTH = MAX_DEPTH - 2  # inside the list of four and the list of arguments
 
 
 def _refuse(value: object) -> Any:
@@ -82,13 +83,13 @@ _write, _read = msgspec_engine() or (_slow_write, _slow_read)
 _read_tagged = json.JSONDecoder(object_hook=unpack).decode
 
 
-def _is_plain(level: Iterable[Any]) -> bool:
+def _is_plain(level: Iterable[Any], max_depth: int, max_items: int) -> bool:
     """Tell whether all these values, and what they contain, are plain.
 
-    One round for each level of nesting. False also for what is too deep or too
+    One round for each level of nesting. False also for what may be too deep or too
     much: the slow path says so with a path.
     """
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         types = set(map(type, level))
         if types <= _WHOLE:
             return True
@@ -108,23 +109,25 @@ def _is_plain(level: Iterable[Any]) -> bool:
                 below += value.values()
         if not below:
             return True
-        if len(below) > _MOST_ITEMS:
+        max_items -= len(below)
+        if max_items < 0:
             return False
         level = below
     return False
 
 
-def encode(value: Any, max_items: int = _MOST_ITEMS) -> bytes:
+def encode(value: Any, max_items: int) -> bytes:
     """Encode one value.
 
     Args:
         value: what to encode.
-        max_items: give up after that many items in all containers.
+        max_items: in all containers together, at most; stops lists that are shared and so
+            multiply without end in the text.
 
     Raises:
         Unfit: a value that JSON cannot carry, with its path.
     """
-    if _is_plain((value,)):
+    if _is_plain((value,), MAX_DEPTH, max_items):
         try:
             return _write(value)
         except (ValueError, RecursionError):
@@ -132,9 +135,7 @@ def encode(value: Any, max_items: int = _MOST_ITEMS) -> bytes:
     return _slow_write(Pack(max_items).one(value))
 
 
-def encode_call(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], max_items: int = _MOST_ITEMS
-) -> bytes:
+def encode_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], max_items: int) -> bytes:
     """Encode a call as RQ's four parts: name, no instance, arguments, keyword arguments.
 
     Raises:
@@ -142,9 +143,9 @@ def encode_call(
             of the argument.
     """
     if kwargs:
-        plain = MARK not in kwargs and _is_plain([*args, *kwargs.values()])
+        plain = MARK not in kwargs and _is_plain([*args, *kwargs.values()], _CALL_DEPTH, max_items)
     else:
-        plain = _is_plain(args)
+        plain = _is_plain(args, _CALL_DEPTH, max_items)
     if plain:
         try:
             return _write((name, None, args, kwargs))
@@ -177,6 +178,7 @@ def decode(data: bytes) -> Any:
     if (
         len(data) > 2 * MAX_DEPTH
         and data.count(b"[") + data.count(b"{") > MAX_DEPTH
+        and type(value) in _CONTAINERS
         and _is_too_deep(value)
     ):
         raise PayloadError(_TOO_DEEP)
@@ -189,14 +191,11 @@ _TOO_DEEP = f"JSON nested more than {MAX_DEPTH} levels deep."
 def _is_too_deep(value: Any) -> bool:
     """Tell whether containers are nested deeper than `MAX_DEPTH`."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict:
-                below += item.values()
-            elif kind is list or kind is tuple or kind is set or kind is frozenset:
-                below += item
+        for found in level:
+            items = found.values() if type(found) is dict else found
+            below += [item for item in items if type(item) in _CONTAINERS]
         if not below:
             return False
         level = below

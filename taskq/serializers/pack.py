@@ -16,14 +16,25 @@ from uuid import UUID
 from taskq.serializers.tags import MARK, MAX_DEPTH
 from taskq.serializers.unfit import Unfit, advice, article
 
-Path = tuple[Any, ...]
-"""Indexes and keys that lead to a value."""
+Path = tuple[Any, Any] | None
+"""The indexes and keys that lead to a value: (path of its container, last step)."""
 
 _MOST_BITS = 2000  # of an int written as decimal text; Python may be set to read 640 digits only
+
+_NO_STACK = "is nested too deeply for what is left of Python's stack. {Pass} something flatter."
 
 
 def _tag(name: str, value: object) -> dict[str, object]:
     return {MARK: name, "v": value}
+
+
+def _steps(path: Path) -> tuple[Any, ...]:
+    """The steps of a path, outermost first."""
+    steps = []
+    while path is not None:
+        path, step = path
+        steps.append(step)
+    return tuple(reversed(steps))
 
 
 class Pack:
@@ -42,16 +53,22 @@ class Pack:
     def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Pack RQ's four parts of a call."""
         self._named_steps = 1
-        return [
-            self._text(name, ()),
-            None,
-            [self._value(v, (i,), 2, False) for i, v in enumerate(args)],
-            self._dict(kwargs, (), 1, False),
-        ]
+        try:
+            return [
+                self._text(name, None),
+                None,
+                [self._value(v, (None, i), 2, False) for i, v in enumerate(args)],
+                self._dict(kwargs, None, 1, False),
+            ]
+        except RecursionError:
+            raise Unfit((), _NO_STACK) from None
 
     def one(self, value: Any) -> Any:
         """Pack one value."""
-        return self._value(value, (), 0, False)
+        try:
+            return self._value(value, None, 0, False)
+        except RecursionError:
+            raise Unfit((), _NO_STACK) from None
 
     def _value(self, value: Any, path: Path, depth: int, in_set: bool) -> Any:
         """Pack `value`, found at `path`; `depth` levels of JSON are around it."""
@@ -79,6 +96,7 @@ class Pack:
         """Pack what is no exact built-in type; Enum first, for IntEnum is an int, too."""
         kind = type(value)
         if isinstance(value, Enum):
+            self._enter(1, path, depth + 1)
             packed = self._value(value.value, path, depth + 1, in_set)
             return {**_tag("enum", packed), "c": f"{kind.__module__}.{kind.__qualname__}"}
         if isinstance(value, (set, frozenset)):
@@ -108,7 +126,7 @@ class Pack:
             value.encode()
         except UnicodeEncodeError as error:
             raise Unfit(
-                path,
+                _steps(path),
                 f"has a lone surrogate ({value[error.start]!a} at {error.start}), which UTF-8 "
                 "cannot carry. {Pass} bytes instead, for file names os.fsencode(name).",
             ) from None
@@ -120,7 +138,8 @@ class Pack:
     def _float(self, value: float, path: Path) -> float:
         if not math.isfinite(value):
             raise Unfit(
-                path, f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead."
+                _steps(path),
+                f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead.",
             )
         return value
 
@@ -131,7 +150,7 @@ class Pack:
 
     def _items(self, values: Sequence[Any], path: Path, depth: int, in_set: bool) -> list[Any]:
         self._enter(len(values), path, depth)
-        return [self._value(v, (*path, i), depth, in_set) for i, v in enumerate(values)]
+        return [self._value(v, (path, i), depth, in_set) for i, v in enumerate(values)]
 
     def _dict(
         self, value: Mapping[Any, Any], path: Path, depth: int, in_set: bool
@@ -144,22 +163,22 @@ class Pack:
         packed: dict[str, Any] = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise Unfit(path, _wrong_key(key))
+                raise Unfit(_steps(path), _wrong_key(key))
             text = self._text(str.__str__(key), path)
-            packed[text] = self._value(item, (*path, text), below, False)
+            packed[text] = self._value(item, (path, text), below, False)
         return _tag("dict", [[k, v] for k, v in packed.items()]) if escaped else packed
 
     def _enter(self, count: int, path: Path, depth: int) -> None:
         """Count what a container holds before going into it."""
         if depth > MAX_DEPTH:
             raise Unfit(
-                path[: self._named_steps],
+                _steps(path)[: self._named_steps],
                 f"is nested more than {MAX_DEPTH} levels deep, or contains itself. "
                 "{Pass} something flatter.",
             )
         self._items_left -= count
         if self._items_left < 0:
-            raise Unfit(path[: self._named_steps], "", is_too_large=True)
+            raise Unfit(_steps(path)[: self._named_steps], "", is_too_large=True)
 
 
 def _in_order(values: set[Any] | frozenset[Any]) -> list[Any]:
@@ -172,7 +191,7 @@ def _in_order(values: set[Any] | frozenset[Any]) -> list[Any]:
 
 def _not_hashable(path: Path, kind: type) -> Unfit:
     return Unfit(
-        path,
+        _steps(path),
         f"is a {kind.__name__} inside a set, which would come back as something that no set "
         "can hold. {Pass} a list instead of the set.",
     )
@@ -193,20 +212,24 @@ def _content(value: Any, path: Path) -> Any:
         try:
             return {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
         except AttributeError as error:
-            raise Unfit(path, f"is {article(value)} without all its fields: {error}.") from None
+            raise Unfit(
+                _steps(path), f"is {article(value)} without all its fields: {error}."
+            ) from None
     # pydantic is recognised by its marks: whoever passes a model has imported it.
     if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_dump"):
         try:
             return value.model_dump(by_alias=True, round_trip=True)
         except Exception as error:  # the model's own serializers run in it
-            raise Unfit(path, f"is {article(value)} whose model_dump() failed: {error}.") from error
-    raise Unfit(path, f"is {article(value)}, which JSON cannot carry. {advice(value)}")
+            raise Unfit(
+                _steps(path), f"is {article(value)} whose model_dump() failed: {error}."
+            ) from error
+    raise Unfit(_steps(path), f"is {article(value)}, which JSON cannot carry. {advice(value)}")
 
 
 def _pack_time(value: dt.time, path: Path) -> dict[str, object]:
     if value.tzinfo is not None and value.utcoffset() is None:
         raise Unfit(
-            path,
+            _steps(path),
             "is a time whose zone needs a date to know its offset. "
             "{Pass} a datetime, or the time and the zone's name.",
         )
@@ -217,7 +240,7 @@ def _pack_datetime(value: dt.datetime, path: Path) -> dict[str, object]:
     try:
         return _tag("datetime", dt.datetime.isoformat(value))
     except ValueError:  # pandas.NaT calls itself a datetime
-        raise Unfit(path, "is no point in time. {Pass} None instead.") from None
+        raise Unfit(_steps(path), "is no point in time. {Pass} None instead.") from None
 
 
 def _base64(name: str) -> Callable[[Any, Path], dict[str, object]]:
@@ -234,14 +257,16 @@ def _pack_path(value: pathlib.PurePath, path: Path) -> dict[str, object]:
         text.encode()
     except UnicodeEncodeError:
         raise Unfit(
-            path, "is a path that is not UTF-8. {Pass} os.fsencode(path) instead."
+            _steps(path), "is a path that is not UTF-8. {Pass} os.fsencode(path) instead."
         ) from None
     return _tag(name, text)
 
 
 def _pack_complex(value: complex, path: Path) -> dict[str, object]:
     if not (math.isfinite(value.real) and math.isfinite(value.imag)):
-        raise Unfit(path, f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead.")
+        raise Unfit(
+            _steps(path), f"is {value}, which JSON cannot carry. {{Pass}} None or a text instead."
+        )
     return _tag("complex", [value.real, value.imag])
 
 
