@@ -50,6 +50,10 @@ class Images:
         return float(left) + len(path)
 
 
+def by_host(url: str, *, tries: int = 1) -> str | None:
+    return url.partition("/")[0] if tries else None
+
+
 def tasks_are_typed() -> None:
     assert_type(thumbnail("a.png"), str)
     assert_type(thumbnail.delay("a.png", size=64), Handle[str])
@@ -68,7 +72,7 @@ def tasks_are_typed() -> None:
 def options_keep_the_type() -> None:
     assert_type(thumbnail.options(queue="high", delay=60).delay("a.png"), Handle[str])
     assert_type(fetch.options(at_front=True, unique=True, meta={"a": 1}).delay("x"), Handle[bytes])
-    assert_type(fetch.options(unique=lambda url: url).delay("x"), Handle[bytes])
+    assert_type(fetch.options(unique=by_host).delay("x"), Handle[bytes])
 
 
 def handles_come_back_from_an_id() -> None:

@@ -1,0 +1,182 @@
+"""Both checkers, strict, on right calls (all accepted) and on wrong ones (each refused)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(
+        importlib.util.find_spec("mypy") is None or importlib.util.find_spec("pyright") is None,
+        reason="needs mypy and pyright: make dev",
+    ),
+]
+
+RIGHT = Path(__file__).with_name("right_calls.py")
+
+WRONG = """
+from __future__ import annotations
+from taskq import Batch, Handle, Task, TaskQ, task
+
+queue = TaskQ()
+
+@queue.task
+def thumbnail(path: str, size: int = 256) -> str:
+    return path
+
+@queue.task(queue="web")
+async def fetch(url: str, *, tries: int = 1) -> bytes:
+    return b""
+
+@task
+def resize(path: str) -> int:
+    return 1
+
+thumbnail.delay("a.png", sice=64)  # WRONG
+thumbnail.delay(3)  # WRONG
+thumbnail.delay()  # WRONG
+thumbnail.call("a.png", size="big")  # WRONG
+thumbnail.options(queue="high").delay("a.png", 1, 2)  # WRONG
+thumbnail.options(quue="high")  # WRONG
+thumbnail.options(timeout="30")  # WRONG
+thumbnail.options(mode="thread")  # WRONG
+number: int = thumbnail.delay("a.png").result()  # WRONG
+text: str = fetch.delay("x").result()  # WRONG
+size: str = resize.delay("x").result()  # WRONG
+fetch.delay("x", 3)  # WRONG
+thumbnail.handle(3)  # WRONG
+thumbnail.map(["a"], sice=3)  # WRONG
+thumbnail.map(3)  # WRONG
+queue.enqueue([thumbnail])  # WRONG
+queue.enqueue([thumbnail.call(3)])  # WRONG
+numbers: Batch[int] = thumbnail.map(["a"])  # WRONG
+other: Task[[int], str] = thumbnail  # WRONG
+TaskQ(3)  # WRONG
+TaskQ(serialiser="json")  # WRONG
+
+@queue.task(quue="high")  # WRONG
+def misspelled() -> None: ...
+
+async def program() -> None:
+    await thumbnail.adelay("a.png", sice=64)  # WRONG
+    wrong: Handle[str] = await fetch.adelay("x")  # WRONG
+    result: str = await fetch("x")  # WRONG
+
+queue.task(3)  # WRONG
+"""
+
+ONLY_PYRIGHT = """
+from taskq import TaskQ
+queue = TaskQ()
+
+@queue.task
+def thumbnail(path: str, size: int = 256) -> str:
+    return path
+
+thumbnail.map([1, 2], size=3)  # WRONG
+"""
+
+Check = Callable[[Path], set[int]]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is installed: neither checker follows the mapping of its folders."""
+    folder = tmp_path_factory.mktemp("types")
+    package = folder / "taskq"
+    package.mkdir()
+    for path in (ROOT / "taskq").iterdir():
+        (package / path.name).symlink_to(path)
+    for name in ("worker", "dashboard"):
+        (package / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mypy(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Check:
+    cache = tmp_path_factory.mktemp("mypy_cache")
+
+    def check(file: Path) -> set[int]:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--output=json"),
+                *("--python-version", "3.10", "--cache-dir", str(cache)),
+                *("--follow-imports=silent", "--namespace-packages", "--explicit-package-bases"),
+                str(file),
+            ],
+            cwd=file.parent,
+            env={**os.environ, "MYPYPATH": str(packages)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (0, 1), done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        print(done.stdout)
+        return {one["line"] for one in found if one["severity"] == "error"}
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def pyright(packages: Path) -> Check:
+    def check(file: Path) -> set[int]:
+        config = file.with_name("pyrightconfig.json")
+        settings = {
+            "include": [str(file)],
+            "extraPaths": [str(packages)],
+            "typeCheckingMode": "strict",
+            "pythonVersion": "3.10",
+            "reportUnusedCallResult": False,
+        }
+        config.write_text(json.dumps(settings))
+        done = subprocess.run(
+            [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+            + ["-p", str(config)],
+            cwd=file.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not done.stdout.startswith("{"):  # it fetches itself from npm when first run
+            pytest.skip(f"pyright cannot run here: {(done.stderr or done.stdout)[-300:]}")
+        found = json.loads(done.stdout)["generalDiagnostics"]
+        print(done.stdout)
+        return {one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error"}
+
+    return check
+
+
+def marked(source: str) -> set[int]:
+    return {n for n, line in enumerate(source.splitlines(), 1) if line.endswith("# WRONG")}
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_right_calls_are_accepted(checker, request, tmp_path):
+    file = tmp_path / "right_calls.py"
+    file.write_text(RIGHT.read_text())
+    assert request.getfixturevalue(checker)(file) == set()
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_wrong_calls_are_refused(checker, request, tmp_path):
+    file = tmp_path / "wrong_calls.py"
+    file.write_text(WRONG)
+    assert request.getfixturevalue(checker)(file) == marked(WRONG)
+
+
+def test_the_items_of_map_are_checked_by_pyright(pyright, tmp_path):
+    file = tmp_path / "wrong_map.py"
+    file.write_text(ONLY_PYRIGHT)
+    assert pyright(file) == marked(ONLY_PYRIGHT)
