@@ -23,7 +23,7 @@ pytestmark = [
     ),
 ]
 
-RIGHT = Path(__file__).with_name("right_calls.py")
+RIGHT = ROOT / "tests" / "typing" / "right_calls.py"
 
 WRONG = """
 from __future__ import annotations
@@ -141,13 +141,10 @@ def pyright(packages: Path) -> Check:
             "reportUnusedCallResult": False,
         }
         config.write_text(json.dumps(settings))
+        command = [sys.executable, "-m", "pyright", "--outputjson", "-p", str(config)]
+        command += ["--pythonpath", sys.executable]
         done = subprocess.run(
-            [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
-            + ["-p", str(config)],
-            cwd=file.parent,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=file.parent, capture_output=True, text=True, check=False, timeout=200
         )
         if not done.stdout.startswith("{"):  # it fetches itself from npm when first run
             pytest.skip(f"pyright cannot run here: {(done.stderr or done.stdout)[-300:]}")
