@@ -31,6 +31,7 @@ main = Root(
     help="A task queue on Redis: decorate a function, call it anywhere, get its result.",
     epilog=_EXAMPLES,
     entries=[
+        Entry("demo", "taskq.cli.demo", "Run the main job on real input, from nothing.", "Run"),
         Entry("worker", "taskq.cli.worker", "Run the jobs of an app.", "Run"),
         Entry("enqueue", "taskq.cli.enqueue", "Enqueue one job.", "Run"),
         Entry("info", "taskq.cli.info", "Show queues and workers.", "Look"),

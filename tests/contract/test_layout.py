@@ -33,7 +33,7 @@ INNER_FIRST = """
     patience questions verdict pending progress callbacks future waiting batch handle
     calls tasks app finder
     inspector operations
-    embedded
+    embedded demo
     cli
 """.split()
 """Parts of taskq/; each imports only those before it (and, in a package, its own modules)."""
@@ -137,8 +137,10 @@ def test_imports_point_inwards():
 
 
 def test_inside_nobody_imports_the_package_itself():
-    """`taskq/__init__` imports everything: importing it from inside would be a cycle."""
-    assert [str(i) for i in OWN if i.target == "taskq" and _part(i.importer) in INNER_FIRST] == []
+    """`taskq/__init__` leads to everything: importing it from inside would be a cycle."""
+    users = ("demo",)  # a program like a user's
+    inner = set(INNER_FIRST).difference(users)
+    assert [str(i) for i in OWN if i.target == "taskq" and _part(i.importer) in inner] == []
 
 
 def test_only_the_command_line_reaches_outward():
