@@ -31,7 +31,7 @@ def paint(
     """`text` in `color` where the stream (stdout by default) may have colours."""
     if (color is None and not bold) or not colored(stream or sys.stdout):
         return text
-    return click.style(text, fg=color, bold=bold)
+    return click.style(text, fg=color, bold=bold or None)
 
 
 def say(text: str = "") -> None:

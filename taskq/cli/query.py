@@ -107,7 +107,7 @@ def rows_table(rows: Sequence[JobRow], *, errors: bool) -> list[str]:
     """Lines of a table of jobs."""
     now = time.time()
     columns = [
-        Column("id", cut=True),
+        Column("id"),
         Column("status"),
         Column("task", cut=True),
         Column("queue", cut=True),

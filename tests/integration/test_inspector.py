@@ -1,4 +1,4 @@
-"""Read-only queries against a real server: RQ's data, hostile data, an account that may only read."""
+"""Read-only queries: stock RQ's data, hostile data, an account that may only read."""
 
 from __future__ import annotations
 
@@ -362,7 +362,8 @@ def test_reading_changes_nothing(inspector, by_rq, redis_client):
 
     def digest():
         return {
-            key: (redis_client.dump(key), redis_client.ttl(key) > 0) for key in redis_client.keys()
+            key: (redis_client.dump(key), redis_client.ttl(key) > 0)
+            for key in redis_client.scan_iter()
         }
 
     before = digest()
