@@ -4,7 +4,8 @@ A worker that dies (segfault, `os._exit`, out of memory, kill -9) cannot tell
 anybody what it was doing. Its supervisor reads it here: only jobs whose code had
 begun count the crash. Writing costs half a microsecond and no system call.
 
-Layout: slots of 192 bytes: deadline (f64, epoch; 0 = none), length (u16), then
+Layout: slots of 192 bytes: deadline (f64, monotonic
+clock of this machine: no change of its date kills a worker; 0 = none), length (u16), then
 `job_id NUL execution_id` in UTF-8. Length 0 means free. Longer ids are left out.
 """
 
@@ -21,7 +22,7 @@ _ROOM = _SLOT - _HEAD.size
 
 
 class Begun(NamedTuple):
-    """A job whose code runs: id, execution id and the end of its time limit (epoch s, 0 = none)."""
+    """A job whose code runs: id, execution id and the end of its time limit (monotonic s, 0 = none)."""
 
     job_id: str
     exec_id: str

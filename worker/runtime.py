@@ -287,7 +287,7 @@ class Runtime:
         claim.begin()
         self.pace.began(claim.begun_mono - claim.reserved_mono)
         if self._begun is not None:
-            limit = claim.begun_at + claim.deadline if claim.deadline else 0.0
+            limit = claim.begun_mono + claim.deadline if claim.deadline else 0.0
             claim.slot = self._begun.begin(claim.id, claim.exec_id, limit)
         if job_log.isEnabledFor(logging.DEBUG):
             job_log.debug("Begun", extra=_extra(claim))
@@ -411,7 +411,7 @@ class Runtime:
         for claim in long_running:
             begun += (claim.id, claim.exec_id)
         state = "busy" if self._running() else "idle"
-        one = heartbeat.Beat(self.uid, self.name, ",".join(self.queue_names), state, begun)
+        one = heartbeat.Beat(self.uid, self.name, "\n".join(self.queue_names), state, begun)
         await heartbeat.beat(self.broker, self.link, [one])
         if long_running:
             await self._record(long_running)

@@ -10,6 +10,7 @@ children one by one; QUIT prints their stacks. As PID 1 it reaps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 from taskq import logs
 from taskq.broker import Broker
 from taskq.broker.client import run_script
-from taskq.broker.link import pack_script
+from taskq.broker.link import pack, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
 from taskq.worker import heartbeat
 from taskq.worker.begun import Begun, BegunTable
-from taskq.worker.execute import lost_text
+from taskq.worker.claim import Claim
+from taskq.worker.execute import TimeLimit, failure_item, lost_text
+from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import BEAT_S
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ CHECK_S = 0.25
 _EXIT_APP, _EXIT_REPLACE = 3, 75
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _QUICK_S = 5.0
+_PATIENCE_S = 5.0
+_LEASE_LOST, _HAS_DEPENDENTS = 0, 2
 
 
 def new_uid() -> str:
@@ -69,6 +74,7 @@ class Child:
         self.name = ""
         self.started_mono = time.monotonic()
         self.stopping = False
+        self.cut_off = False
         self.killed_for: list[Begun] = []
         self.summary: dict[str, Any] = {}
         slots = settings.threads + settings.concurrency + 64
@@ -173,6 +179,7 @@ class Supervisor:
         elif now > self._force_after:
             log.warning("Stopping now: running jobs are given back")
             for child in self._children:
+                child.cut_off = True
                 child.process.kill()
 
     def _renew(self) -> None:
@@ -215,7 +222,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Reap the dead, kill the stuck, start what is missing."""
-        now = time.time()
+        now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()
             if code is not None:
@@ -237,7 +244,17 @@ class Supervisor:
         running = {child.index for child in self._children}
         for index in range(self._settings.processes):
             if index not in running and index not in self._ended:
-                self._start(index)
+                try:
+                    self._start(index)
+                except OSError as err:  # no more processes, files or memory: that may pass
+                    log.error("Cannot start a worker process: %s; trying again", err)
+                    self._slow_down()
+                    return
+
+    def _slow_down(self) -> None:
+        """The next start waits, longer each time."""
+        self._failures += 1
+        self._not_before = time.monotonic() + min(0.1 * 2**self._failures, 10.0)
 
     def _gone(self, child: Child, code: int) -> None:
         """A child has ended: its jobs go back, and unless it was to end, another starts."""
@@ -258,16 +275,17 @@ class Supervisor:
                 other.drain()
             return
         renewed = child.stopping and not self._stop
-        if clean and (code == 0 or self._settings.burst) and not renewed:
+        if clean and self._settings.burst and not renewed:
             self._ended.add(child.index)
-        if not clean and not self._stop:
+        broke = not clean or child.summary.get("end") == "failed"
+        if broke and not self._stop:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             log.error("Worker %s (process %d) died: %s; starting another",
                       child.name or child.uid, child.process.pid, how)  # fmt: skip
-            quick = time.monotonic() - child.started_mono < _QUICK_S
-            self._failures = self._failures + 1 if quick else 0
-            if self._failures:
-                self._not_before = time.monotonic() + min(0.1 * 2**self._failures, 10.0)
+            if time.monotonic() - child.started_mono < _QUICK_S:
+                self._slow_down()
+            else:
+                self._failures = 0
         self._renew_next()
 
     def _hear_rest(self, child: Child) -> None:
@@ -289,10 +307,9 @@ class Supervisor:
         """A dead child's jobs: those over their time limit have failed, the others run again."""
         while True:
             try:
-                if child.killed_for:
-                    await self._fail_overdue(child)
-                # killed by us for one job: the others did nothing to deserve a crash mark
-                ids = [] if child.killed_for else [b.job_id for b in begun]
+                open_ = await self._fail_overdue(child)
+                # killed by us: for one job, or in a hurry: the others deserve no crash mark
+                ids = open_ if child.killed_for or child.cut_off else [b.job_id for b in begun]
                 requeued, failed = await heartbeat.release(
                     self._broker, self._link, child.uid, "dead", self._story, ids
                 )
@@ -307,36 +324,36 @@ class Supervisor:
                                 child.name or child.uid, requeued, failed)  # fmt: skip
                 return
 
-    async def _fail_overdue(self, child: Child) -> None:
-        names = [name for name, _weight in self._settings.queues]
+    async def _fail_overdue(self, child: Child) -> list[str]:
+        """End (or retry) the jobs for which a child was killed; returns those left as they are."""
         broker = self._broker
+        names = [name for name, _weight in self._settings.queues]
         keys = [broker.keys.prefix, broker.keys.own]
-        now = time.time()
         chosen = script("settle")
+        left: list[str] = []
         for job in child.killed_for:
-            error = json.dumps(
-                ["taskq.errors.TaskTimeout",
-                 "It ran longer than its time limit, could not be stopped, and its worker process "
-                 "was killed", 1]
-            )  # fmt: skip
+            get = pack(("HGETALL", broker.keys.job(job.job_id)))
+            flat = (await self._link.ask(lambda _resend, get=get: get, 1, _PATIENCE_S))[0]
+            flat = flat if isinstance(flat, list) else []
             # which of our queues it came from is not in the table: the fence tells
-            for position in range(1, len(names) + 1):
-                args = [
-                    child.name, broker.clock.iso(), 0, 1, "0", len(names), *names, 0,
-                    "x", position, job.exec_id, "", 31_536_000, 1,
-                    job.job_id, f"{job.deadline:.6f}", f"{now:.6f}", self._story, error,
-                ]  # fmt: skip
+            for position, name in enumerate(names, 1):
+                claim = Claim(position, name, job.job_id, job.exec_id, flat, 0.0)
+                args = [child.name, broker.clock.iso(), 0, 1, "0", len(names), *names, 0]
+                args += pack_items([(claim, _overdue_item(claim, job))])[0]
                 answer = await run_script(
                     self._link, chosen,
-                    lambda _resend, args=args: pack_script(chosen, keys, args), 5.0,
+                    lambda _resend, args=args: pack_script(chosen, keys, args), _PATIENCE_S,
                 )  # fmt: skip
-                if answer[0] == 1:
+                if answer[0] == _HAS_DEPENDENTS:
+                    left.append(job.job_id)
+                if answer[0] != _LEASE_LOST:
                     break
+        return left
 
     # -- services ------------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        queues = ",".join(name for name, _weight in self._settings.queues)
+        queues = "\n".join(name for name, _weight in self._settings.queues)
         beats = [
             heartbeat.Beat(child.uid, child.name, queues, "")
             for child in self._children
@@ -347,6 +364,21 @@ class Supervisor:
 
     async def _sweep(self) -> None:
         await heartbeat.sweep(self._broker, self._link, self._story)
+
+
+def _overdue_item(claim: Claim, job: Begun) -> Item:
+    """A retry or the end of a job for which its worker process was killed."""
+    claim.begun_at = time.time() - (time.monotonic() - job.deadline)
+    with contextlib.suppress(ValueError):
+        claim.begun_at -= claim.timeout_s
+        claim.attempt = 1 + int(claim.number(b"tq_attempts", 0) + claim.number(b"tq_crashes", 0))
+    return failure_item(
+        claim,
+        TimeLimit(
+            "It ran longer than its time limit, could not be stopped, and its worker process "
+            "was killed"
+        ),
+    )
 
 
 def _frozen(pid: int) -> bool:

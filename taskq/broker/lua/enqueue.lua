@@ -80,7 +80,7 @@ while i <= last do
       local zkey = P .. ':scheduled:' .. queue
       redis.call('ZADD', zkey, string.format('%.6f', due), id)
       if redis.call('ZRANGE', zkey, 0, 0)[1] == id then redis.pcall('PUBLISH', OWN .. 'wake', queue) end
-      redis.call('SADD', P .. ':queues', P .. ':queue:' .. queue)
+      redis.pcall('SADD', P .. ':queues', P .. ':queue:' .. queue)
     else
       redis.call('HSET', key, 'status', 'queued', 'created_at', iso, 'enqueued_at', iso, 'origin', queue,
         unpack(ARGV, first, stop))
@@ -106,7 +106,7 @@ for queue, ids in pairs(tails) do
   redis.call('RPUSH', P .. ':queue:' .. queue, unpack(ids))
 end
 for queue, n in pairs(counts) do
-  redis.call('SADD', P .. ':queues', P .. ':queue:' .. queue)
+  redis.pcall('SADD', P .. ':queues', P .. ':queue:' .. queue)
   local key = OWN .. 'stats:' .. queue .. ':' .. math.floor(now / 60)
   if redis.pcall('HINCRBY', key, 'enqueued', n) == n then redis.pcall('EXPIRE', key, 90000) end
 end

@@ -6,6 +6,10 @@ local T = redis.call('TIME')
 local NOW = tonumber(T[1]) + tonumber(T[2]) / 1000000
 local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are scored this much later
 local YEAR = 31536000
+local NO_TEXT = 'eJwDAAAAAAE='   -- an empty traceback as RQ stores it
+-- A server out of memory refuses most writes of a script, but only up to its first write that frees memory
+-- (or may): after that, all go through. So scripts that must not stop half-way begin with this.
+local function begin_writing() redis.pcall('DEL', OWN .. 'scratch') end
 
 local function jobkey(id) return P .. ':job:' .. id end
 local function listkey(queue) return P .. ':queue:' .. queue end
@@ -68,4 +72,11 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   else
     result(id, ttl, 'type', '2', 'worker_name', worker or '', 'exc_string', exc, 'tq_error', err)
   end
+end
+
+-- Back into its queue; where that is no list, the job is failed with that reason rather than lost.
+local function requeue(how, queue, id, iso)
+  if type(redis.pcall(how, listkey(queue), id)) == 'number' then return true end
+  fail(queue, id, YEAR, NO_TEXT, '["taskq.errors.TaskQError","It was to run again, but the key of its queue in Redis is not a list.",1]', iso)
+  return false
 end

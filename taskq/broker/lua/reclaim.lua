@@ -10,7 +10,12 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   redis.pcall('DEL', P .. ':execution:' .. member)
   redis.pcall('ZREM', P .. ':executions:' .. id, exec)
   local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name')
-  if f.err or f[1] ~= 'started' then return 'gone' end
+  if f.err then
+    fail(queue, id, YEAR, story, '["taskq.errors.PayloadError","Its worker is gone, and its record in Redis is broken: it is not a hash.",1]', iso)
+    count(queue, 'corrupt', 1)
+    return 'failed'
+  end
+  if f[1] ~= 'started' then return 'gone' end
   begun = begun or f[4] == exec
   local ttl = tonumber(f[5] or YEAR) or YEAR
   if f[2] == '0' then
@@ -34,8 +39,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     end
   end
   redis.pcall('HSET', key, 'status', 'queued')
-  redis.pcall('LPUSH', listkey(queue), id)
-  return 'back'
+  return requeue('LPUSH', queue, id, iso) and 'back' or 'failed'
 end
 
 -- Ids in a worker's claim lists go back to the head of their queues, in order.
@@ -43,13 +47,16 @@ local function unclaim(uid)
   local moved = 0
   local names = redis.pcall('HGET', OWN .. 'serves', uid)
   if type(names) ~= 'string' then return 0 end
-  for queue in string.gmatch(names, '[^,]+') do
+  for queue in string.gmatch(names, '[^\n]+') do
     local claim = OWN .. 'claim:' .. uid .. ':' .. queue
     local ids = redis.pcall('LRANGE', claim, 0, -1)
     if not ids.err and #ids > 0 then
-      for n = #ids, 1, -1 do redis.pcall('LPUSH', listkey(queue), ids[n]) end
-      redis.call('DEL', claim)
-      moved = moved + #ids
+      local ok
+      for n = #ids, 1, -1 do ok = redis.pcall('LPUSH', listkey(queue), ids[n]) end
+      if type(ok) == 'number' then
+        redis.call('DEL', claim)
+        moved = moved + #ids
+      end
     end
   end
   return moved

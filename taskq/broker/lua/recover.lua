@@ -8,6 +8,9 @@
 -- gap only sets a hold, so that the living can be heard before anything is taken from them.
 -- O(members looked at). Reads RQ's registries without its sweeping them.
 local lease, iso, limit_crashes, story, page = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+begin_writing()
+local kind = redis.pcall('TYPE', OWN .. 'alive').ok
+if kind ~= 'zset' and kind ~= 'none' then redis.pcall('DEL', OWN .. 'alive') end
 local mark = OWN .. 'sweep'
 local seen = redis.pcall('HMGET', mark, 'last', 'hold')
 local last, hold = tonumber(seen[1] or 0) or 0, tonumber(seen[2] or 0) or 0
@@ -19,7 +22,11 @@ local beats = {}
 local function beat(uid)
   if beats[uid] == nil then
     local s = redis.pcall('ZSCORE', OWN .. 'alive', uid)
-    beats[uid] = type(s) == 'string' and tonumber(s) or 0
+    if type(s) ~= 'string' then      -- its heartbeats were lost with the key: it gets time to be heard
+      s = micros(NOW)
+      redis.pcall('ZADD', OWN .. 'alive', s, uid)
+    end
+    beats[uid] = tonumber(s)
   end
   return beats[uid]
 end
@@ -52,7 +59,7 @@ local dead = redis.pcall('ZRANGEBYSCORE', OWN .. 'alive', '-inf', micros(NOW - l
 if dead.err then dead = {} end
 for _, uid in ipairs(dead) do
   requeued = requeued + unclaim(uid)
-  if NOW - beat(uid) > 86400 then forget(uid) end
+  if NOW - beat(uid) > 300 then forget(uid) end  -- no BLMOVE of it can be open any more
 end
 redis.pcall('ZREMRANGEBYSCORE', OWN .. 'expiring', '-inf', micros(NOW - 86400))
 return { micros(NOW), 'ok', requeued, failed, extended }

@@ -8,6 +8,7 @@
 -- After 'dead' no late request of that worker is served; after a number, none up to that number.
 -- O(running executions of the queues it serves).
 local uid, what, iso, limit_crashes, story = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+begin_writing()
 if what ~= 'bye' then redis.pcall('HSET', OWN .. 'fence', uid, what) end
 local begun = {}
 for n = 6, #ARGV do begun[ARGV[n]] = true end
@@ -16,7 +17,7 @@ local exact = what ~= 'dead' and what ~= 'bye'
 local requeued, failed = 0, 0
 local names = redis.pcall('HGET', OWN .. 'serves', uid)
 if type(names) == 'string' then
-  for queue in string.gmatch(names, '[^,]+') do
+  for queue in string.gmatch(names, '[^\n]+') do
     local members = redis.pcall('ZRANGE', registry('wip', queue), 0, -1)
     if members.err then members = {} end
     local mine = {}
@@ -33,6 +34,6 @@ if type(names) == 'string' then
   end
 end
 if not exact then requeued = requeued + unclaim(uid) end
-if what == 'bye' then forget(uid) end
-if what == 'dead' then redis.pcall('ZADD', OWN .. 'alive', '1', uid) end
+-- A blocked BLMOVE of this worker may still be open in Redis: for some minutes its claim lists are swept.
+if not exact then redis.pcall('ZADD', OWN .. 'alive', micros(NOW - 60), uid) end
 return { micros(NOW), requeued, failed }

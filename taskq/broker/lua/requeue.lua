@@ -14,13 +14,15 @@ for n = 3, #ARGV do
     out[#out + 1] = -1
   elseif (f[1] == 'failed' or f[1] == 'canceled' or f[1] == 'stopped') and f[2] and f[3] and f[3] ~= '["(payload lost)",null,[],{}]' then
     local queue = f[2]
+    local kind = redis.call('TYPE', listkey(queue)).ok
+    if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGKEY ' .. listkey(queue) .. ' is a ' .. kind .. ', not a list') end
     for _, kind in ipairs({ 'failed', 'canceled', 'finished' }) do redis.pcall('ZREM', registry(kind, queue), id) end
     redis.pcall('DEL', P .. ':results:' .. id)
     redis.pcall('HDEL', key, 'ended_at', 'started_at', 'exc_info', 'worker_name', 'tq_attempts', 'tq_crashes', 'tq_unknown', 'tq_begun', 'tq_cancel')
     redis.pcall('HSET', key, 'status', 'queued', 'enqueued_at', iso)
     redis.pcall('PERSIST', key)
     redis.call(front and 'LPUSH' or 'RPUSH', listkey(queue), id)
-    redis.call('SADD', P .. ':queues', listkey(queue))
+    redis.pcall('SADD', P .. ':queues', listkey(queue))
     count(queue, 'enqueued', 1)
     out[#out + 1] = 1
   else

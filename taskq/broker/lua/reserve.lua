@@ -9,7 +9,7 @@
 -- O(N x fields). N at most 100.
 local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local exec = 'tq' .. uid .. seq
-local jobs, paused, dropped = {}, {}, 0
+local jobs, paused, taken = {}, {}, {}
 
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
 local fence = redis.pcall('HGET', OWN .. 'fence', uid)
@@ -48,7 +48,7 @@ local function runnable(queue, id, h, status)
     return false
   end
   if status == 'started' then
-    if not leased(queue, id) then return true end
+    if not taken[id] and not leased(queue, id) then return true end
   elseif status == 'scheduled' or status == 'deferred' then
     if not listed(status, queue, id) then return true end
   elseif status == 'created' or status == 'ready_to_enqueue' or status == 'rate_limited' then
@@ -74,6 +74,7 @@ local function take(position, queue, ids)
     if runnable(queue, id, h, status_of(h)) then
       redis.pcall('HSET', key, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       if #h > 10 then redis.pcall('PERSIST', key) end  -- our plain five fields never come with a TTL
+      taken[id] = true
       leases[#leases + 1] = score
       leases[#leases + 1] = id .. ':' .. exec
       jobs[#jobs + 1] = { position, id, h }
@@ -84,7 +85,12 @@ end
 
 -- Ids back to the head of their queue, in order.
 local function back(queue, ids)
-  for i = #ids, 1, -1 do redis.pcall('LPUSH', listkey(queue), ids[i]) end
+  for i = #ids, 1, -1 do
+    if type(redis.pcall('LPUSH', listkey(queue), ids[i])) ~= 'number' then
+      redis.call('RPUSH', OWN .. 'claim:' .. uid .. ':' .. queue, unpack(ids, 1, i))
+      return
+    end
+  end
 end
 
 local halt = redis.call('EXISTS', P .. ':suspended') == 1
@@ -95,7 +101,10 @@ for position = 0, #ARGV - 8 do
   -- what a blocked BLMOVE of this worker has claimed meanwhile comes first: it was at the head
   local claim = OWN .. 'claim:' .. uid .. ':' .. queue
   local claimed = redis.pcall('LRANGE', claim, 0, -1)
-  if claimed.err then claimed = {} end
+  if claimed.err then
+    redis.call('DEL', claim)
+    claimed = {}
+  end
   if #claimed > 0 then redis.call('DEL', claim) end
   local broken = redis.pcall('ZCARD', registry('wip', queue))
   if type(broken) == 'table' then stop = true end

@@ -57,11 +57,15 @@ local function again(queue, kind, id, a)
   if left ~= '' then call(HSET, key, 'retries_left', left) end
   if delay == '' then
     call(HSET, key, 'status', 'queued', 'enqueued_at', iso)
-    call(front == '1' and 'LPUSH' or 'RPUSH', listkey(queue), id)
+    requeue(front == '1' and 'LPUSH' or 'RPUSH', queue, id, iso)
   else
     call(HSET, key, 'status', 'scheduled')
-    call('ZADD', registry('scheduled', queue), micros(NOW + tonumber(delay)), id)
-    call('PUBLISH', OWN .. 'wake', queue)
+    if type(call('ZADD', registry('scheduled', queue), micros(NOW + tonumber(delay)), id)) == 'number' then
+      call('PUBLISH', OWN .. 'wake', queue)
+    else
+      call(HSET, key, 'status', 'queued')
+      requeue('RPUSH', queue, id, iso)
+    end
   end
 end
 
@@ -74,6 +78,7 @@ local function cancel(queue, unique, id)
   count(queue, 'canceled', 1)
 end
 
+begin_writing()
 local out = {}
 while at <= #ARGV do
   local kind, q, exec, unique, option, n = unpack(ARGV, at, at + 5)
@@ -110,7 +115,7 @@ while at <= #ARGV do
         unlock(id, unique)
       elseif kind == 'g' then
         call(HSET, jobkey(id), 'status', 'queued')
-        call('LPUSH', listkey(queue), id)
+        requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then
         cancel(queue, unique, id)
       else
