@@ -2,7 +2,7 @@
 
     TaskQError
     ├── BrokerUnavailable (ConnectionError)    Redis did not answer before the deadline
-    ├── ConfigError (ValueError)               a setting is wrong: where, which value, what is allowed
+    ├── ConfigError (ValueError)               a setting is wrong: where, its value, what is allowed
     ├── AmbiguousApp (RuntimeError)            several TaskQ apps could be meant
     ├── UnknownTask (LookupError)              no task of that name in the app
     ├── InvalidArguments (TypeError)           the call does not fit the task's signature

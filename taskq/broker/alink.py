@@ -8,6 +8,7 @@ connection: the answer is read and thrown away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,10 +109,9 @@ class AsyncLink:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            # it may be broken already: then nothing is left to close
+            with contextlib.suppress(OSError, RuntimeError, rexc.RedisError):
                 await connection.disconnect(nowait=True)
-            except (OSError, RuntimeError, rexc.RedisError):
-                pass  # it is broken already: nothing is left to close
 
     async def _pump(self) -> None:
         attempt = 0

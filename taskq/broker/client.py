@@ -202,7 +202,7 @@ class Broker:
         chosen = script("enqueue")
         accepted: list[Accepted] = []
         for chunk in chunks(jobs):
-            answer = self._run(chosen, self._enqueue_request(chosen, chunk))
+            answer = self._run(chosen, self.enqueue_request(chosen, chunk))
             accepted += _accepted(chunk, answer)
         return accepted
 
@@ -210,9 +210,8 @@ class Broker:
         """`enqueue` for asyncio programs; calls made at the same time share round trips."""
         return await self._loop_links().enqueue(jobs)
 
-    def _enqueue_request(
-        self, chosen: Script, jobs: Sequence[NewJob]
-    ) -> Callable[[bool], bytes]:
+    def enqueue_request(self, chosen: Script, jobs: Sequence[NewJob]) -> Callable[[bool], bytes]:
+        """The enqueue script's request for one chunk, made anew for a resend."""
         iso = self.clock.iso()
 
         def make(resend: bool) -> bytes:
@@ -222,8 +221,7 @@ class Broker:
             ]  # fmt: skip
             for job in jobs:
                 job.append_to(args)
-            packed: bytes = pack(tuple(args))
-            return packed
+            return pack(tuple(args))
 
         return make
 
@@ -305,7 +303,7 @@ class _LoopLinks:
         chosen = script("enqueue")
         accepted: list[Accepted] = []
         for chunk in chunks(jobs):
-            make = self.broker._enqueue_request(chosen, chunk)
+            make = self.broker.enqueue_request(chosen, chunk)
             answer = await run_script(self.link, chosen, make, self.broker.deadline_s)
             accepted += _accepted(chunk, answer)
         return accepted
@@ -360,9 +358,7 @@ def _accepted(jobs: Sequence[NewJob], answer: Any) -> list[Accepted]:
             "Choose another job_id, or wait for it. Nothing was enqueued."
         )
     return [
-        Accepted(job.id, True)
-        if (got := raw.decode()) == job.id
-        else Accepted(got, False)
+        Accepted(job.id, True) if (got := raw.decode()) == job.id else Accepted(got, False)
         for job, raw in zip(jobs, answer, strict=True)
     ]
 

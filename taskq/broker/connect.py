@@ -50,7 +50,9 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
     parts = urlsplit(url)
     path = [p for p in parts.path.split("/") if p]
     if not path:
-        raise ValueError("redis+sentinel:// needs the service: redis+sentinel://host:26379/mymaster/0")
+        raise ValueError(
+            "redis+sentinel:// needs the service: redis+sentinel://host:26379/mymaster/0"
+        )
     if len(path) > 1 and not path[1].isdigit():
         raise ValueError(f"database {path[1]!r} is not a number")
     login, _, hosts = parts.netloc.rpartition("@")

@@ -15,7 +15,8 @@ from taskq.broker import connect
 from taskq.broker.scripts import Script
 from taskq.errors import BrokerUnavailable
 
-pack = hiredis.pack_command
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+"""A command as bytes; arguments are text, bytes and numbers."""
 
 PASSING = (
     rexc.ConnectionError,
@@ -108,8 +109,7 @@ class SyncLink:
 
 def pack_script(script: Script, keys: Sequence[Any], args: Sequence[Any]) -> bytes:
     """The EVALSHA request of a script, as bytes."""
-    packed: bytes = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
-    return packed
+    return pack(("EVALSHA", script.sha, len(keys), *keys, *args))
 
 
 def pack_all(commands: Sequence[Sequence[Any]]) -> bytes:

@@ -7,7 +7,7 @@ line `-- include: lib reclaim` puts those files before the text.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Script(NamedTuple):
     sha: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def script(name: str) -> Script:
     """The script `lua/NAME.lua` with what it includes.
 

@@ -42,7 +42,7 @@ class Site:
         """Address of a file."""
         return f"http://127.0.0.1:{self._server.server_port}/{number}"
 
-    def __enter__(self) -> Site:  # noqa: PYI034 (typing.Self is not in Python 3.10)
+    def __enter__(self) -> Site:
         self._thread.start()
         return self
 

@@ -75,9 +75,7 @@ async def fetch(url: str) -> Fetched:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        writer.write(
-            f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode()
-        )
+        writer.write(f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
         await writer.drain()
         answer = await reader.read()
     finally:
@@ -108,7 +106,9 @@ def clock() -> float:
 @queue.task(queue=QUEUE)
 def report(measured: list[str], digests: list[str], largest: int = 10) -> list[Row]:
     """Gather the results of other jobs, by their ids, into a table of the largest modules."""
-    found = Batch(queue, [measure.handle(job_id) for job_id in measured], "demo").results(timeout=30)
+    found = Batch(queue, [measure.handle(job_id) for job_id in measured], "demo").results(
+        timeout=30
+    )
     hashes = Batch(queue, [digest.handle(job_id) for job_id in digests], "demo").results(timeout=30)
     rows: list[Row] = [
         {"path": one["path"], "tokens": one["tokens"], "lines": one["lines"], "sha256": sha}

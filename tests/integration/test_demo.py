@@ -1,0 +1,59 @@
+"""`taskq demo`: brings its own Redis, checks its own results, says so by its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from taskq.demo import run as demo
+from tests.support import ROOT
+
+
+def _demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "taskq", "demo", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        timeout=20,
+    )
+
+
+def test_all_results_are_right_and_the_exit_code_says_so() -> None:
+    done = _demo("--files", "40", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["files"] == 40
+    assert told["jobs"] == 3 * 40 + demo.FLAKY_COUNT + 2
+    assert told["retries"] == 2 * demo.FLAKY_COUNT
+    assert told["wrong"] == []
+    assert told["checked"] > 3 * 40
+    assert 0 <= told["delayed_job_late_s"] < 1
+    assert len(told["largest"]) == demo.LARGEST
+
+
+def test_an_explicit_redis_comes_first(redis_url: str) -> None:
+    done = _demo("--files", "20", env={"TASKQ_REDIS_URL": redis_url})
+    assert done.returncode == 0, done.stderr
+    assert "(from TASKQ_REDIS_URL)" in done.stdout
+    assert "largest modules" in done.stdout
+
+
+def test_a_wrong_result_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = demo.Outcome(files=1)
+    check = demo._Check(outcome)
+    check.each("digest", ["a.py"], ["not its hash"], lambda _path: "its hash")
+    assert outcome.checked == 2
+    assert outcome.wrong == ["digest a.py: got 'not its hash', expected 'its hash'"]
+
+
+def test_the_input_is_over_a_thousand_real_files() -> None:
+    files = demo.standard_library()
+    assert len(files) > 500  # some distributions package the standard library's tests apart
+    assert all(path.suffix == ".py" for path in files)
+    assert not any("site-packages" in path.parts for path in files)
