@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskq import logs
 from taskq.cli.appcheck import AppFacts, in_child
 from taskq.cli.banner import banner
 from taskq.cli.options import Duration, app_argument, command, setting
 from taskq.cli.output import complain, say
-from taskq.errors import ConfigError
+from taskq.errors import ConfigError, TaskQError
 
 if TYPE_CHECKING:
     from taskq.worker.settings import WorkerSettings
 
+logger = logging.getLogger("taskq.worker")
+
+_LOOK_S = 0.5
 _POSITIVE = click.IntRange(min=1)
 
 _HELP = """Run the jobs of APP: "package.module:app", a module, or a file.
@@ -135,6 +140,8 @@ def worker_command(app: str | None, **options: Any) -> None:
     facts = check(settings)
     if settings.log_format == "text":  # else a program reads our output: log lines only
         announce(settings, facts)
+    logs.configure(settings.log_level, settings.log_format)
+    _look_for_redis(facts)
     sys.exit(supervisor.run(replace(settings, url=facts.url, url_source=facts.url_source)))
 
 
@@ -150,6 +157,19 @@ def check(settings: WorkerSettings) -> AppFacts:
 
     url, source = redis_url()
     return AppFacts("", url, source)
+
+
+def _look_for_redis(facts: AppFacts) -> None:
+    """Say so when Redis is not there. A worker waits for it, but not without a word."""
+    from taskq.broker.client import Broker  # noqa: PLC0415
+
+    broker = Broker(facts.url, facts.url_source, deadline_s=_LOOK_S)
+    try:
+        broker.call("PING")
+    except TaskQError as error:
+        logger.warning("%s The worker waits for it.", error)
+    finally:
+        broker.close()
 
 
 def announce(settings: WorkerSettings, facts: AppFacts) -> None:
