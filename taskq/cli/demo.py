@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from taskq.cli.options import command, json_option
+from taskq.cli.options import command, json_option, setting
 from taskq.cli.output import Column, complain, print_json, say, table
 from taskq.errors import TaskQError
 
@@ -41,9 +41,9 @@ _STOP_S = 10.0
 
 
 @command("demo", text=_HELP, summary="Run the main job on real input, from nothing.")
-@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True,
+@setting("--processes", type=click.IntRange(min=1), default=2, show_default=True,
               help="Worker processes.")  # fmt: skip
-@click.option("--files", type=click.IntRange(min=20), default=None,
+@setting("--files", type=click.IntRange(min=20), default=None,
               help="Only so many files. Default: all.")  # fmt: skip
 @json_option
 def demo_command(processes: int, files: int | None, as_json: bool) -> None:
