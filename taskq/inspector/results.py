@@ -85,15 +85,22 @@ def _traceback(encoded: Any) -> str:
 
 
 def _error(raw_error: Any, trace: str) -> tuple[str, str, int | None]:
-    """Type, message, attempts: from our own field, else from the traceback's last line."""
+    """Type, message, attempts: from our own field, else from the traceback."""
     if isinstance(raw_error, bytes):
         try:
             kind, message, attempts = json.loads(raw_error)
             return str(kind), str(message), int(attempts)
         except (ValueError, TypeError, RecursionError):
             pass  # written by somebody else: the traceback may say more
-    last = next((line for line in reversed(trace.splitlines()) if line[:1].strip()), "")
-    kind, colon, message = last.partition(": ")
+    line = _raised(trace.splitlines())
+    kind, colon, message = line.partition(": ")
     if colon and " " not in kind:
         return kind, message, None
-    return ("", last, None) if " " in last else (last, "", None)
+    return ("", line, None) if " " in line else (line, "", None)
+
+
+def _raised(lines: list[str]) -> str:
+    """The line that names the exception: the first behind the last frame, messages may go on."""
+    frames = [at for at, line in enumerate(lines) if line.startswith('  File "')]
+    behind = lines[frames[-1] :] if frames else lines[::-1]
+    return next((line for line in behind if line[:1].strip()), "")
