@@ -55,7 +55,6 @@ class TaskQ:
         include: modules with unbound tasks; imported by `load`.
         tasks: tasks by name and by alias.
         codec: the serializer of arguments, results and meta.
-        name: "shop.queue:queue" once it was found by that path, else "".
         rq_serializer_path: what `rq worker --serializer` takes.
     """
 
@@ -97,7 +96,7 @@ class TaskQ:
             max_bytes=settings.max_bytes,
         )
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.name = ""
+        self._name = ""
         self._url = url
         self._broker: Broker | None = None
         self._lock = threading.RLock()
@@ -108,7 +107,16 @@ class TaskQ:
 
     def __str__(self) -> str:
         """The path to the app where it is known, else its Redis."""
-        return self.name or self._find_name() or f"TaskQ({redact(self.url)!r})"
+        return self.name or f"TaskQ({redact(self.url)!r})"
+
+    @property
+    def name(self) -> str:
+        """The path to the app, "shop.queue:queue": as it was found, or looked for; else ""."""
+        return self._name or self._find_name()
+
+    @name.setter
+    def name(self, path: str) -> None:
+        self._name = path
 
     @property
     def url(self) -> str:
@@ -178,7 +186,8 @@ class TaskQ:
         self._adopt()
 
     def _adopt(self) -> None:
-        for task in REGISTRY.unbound(self.include):
+        """Take the unbound tasks of `include`, and of the module in which the app was found."""
+        for task in REGISTRY.unbound(self.include, self._name.partition(":")[0]):
             self._add(task)
 
     def lookup(self, name: str) -> Task[..., Any]:

@@ -46,21 +46,51 @@ def check_function(fn: object) -> types.FunctionType | Callable[..., Any]:
     """
     if isinstance(fn, staticmethod):
         fn = fn.__func__
-    if isinstance(fn, (classmethod, types.MethodType)):
-        raise ConfigError(_refusal(fn, "it is a method"))
-    if isinstance(fn, type):
-        raise ConfigError(_refusal(fn, "it is a class"))
-    if isinstance(fn, functools.partial) or not callable(fn) or not _path(fn):
-        raise ConfigError(_refusal(fn, f"its type is {type(fn).__name__}, not a function"))
-    qualname: str = fn.__qualname__  # type: ignore[attr-defined]
-    if "<lambda>" in qualname:
-        raise ConfigError(_refusal(fn, "it is a lambda"))
-    if "<locals>" in qualname:
-        raise ConfigError(_refusal(fn, "it is defined inside another function"))
-    if "." in qualname and _first_parameter(fn) in ("self", "cls"):
-        raise ConfigError(_refusal(fn, "it is a method"))
-    _refuse_iterators(fn)
+    reason = _unreachable(fn)
+    if reason:
+        raise ConfigError(
+            f"{_shown(fn)} cannot be a task: it {reason}. A worker finds a task by importing it: "
+            "define a function at the top of a module."
+        )
+    assert callable(fn)
+    if reason := _iterates(fn):
+        raise ConfigError(f"{_shown(fn)} cannot be a task: it {reason}")
     return fn
+
+
+def _unreachable(fn: object) -> str:
+    """Why no import could find `fn` again; "" where one can."""
+    if isinstance(fn, (classmethod, types.MethodType)):
+        return "is a method"
+    if isinstance(fn, type):
+        return "is a class"
+    qualname = _qualname(fn)
+    if isinstance(fn, functools.partial) or not callable(fn) or not qualname:
+        return f"is no function but an object of type {type(fn).__name__}"
+    if "<lambda>" in qualname:
+        return "is a lambda"
+    if "<locals>" in qualname:
+        return "is defined inside another function (a decorator without functools.wraps?)"
+    if "." in qualname and _first_parameter(fn) in ("self", "cls"):
+        return "is a method"
+    return ""
+
+
+def _iterates(fn: Callable[..., Any]) -> str:
+    """Why the result of `fn` could not be stored: it is an iterator; "" where it is none."""
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        return (
+            "is a generator function, and this version of taskq has no generator tasks yet. "
+            "Return a list, or enqueue a job for each item."
+        )
+    returned = getattr(fn, "__annotations__", {}).get("return")
+    if isinstance(returned, str):
+        iterates = _ITERATOR_TEXT.match(returned) is not None
+    else:
+        iterates = (typing.get_origin(returned) or returned) in _ITERATORS
+    if iterates:
+        return "is annotated as returning an iterator, which no result can hold. Return a list."
+    return ""
 
 
 def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
@@ -139,42 +169,14 @@ def body_of(fn: Callable[..., Any]) -> types.CodeType | None:
     return None
 
 
-def _refuse_iterators(fn: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise ConfigError(
-            _refusal(
-                fn,
-                "it is a generator function, and this version of taskq has no generator tasks yet",
-                advice="Return a list, or enqueue a job for each item.",
-            )
-        )
-    returned = getattr(fn, "__annotations__", {}).get("return")
-    if isinstance(returned, str):
-        iterates = _ITERATOR_TEXT.match(returned) is not None
-    else:
-        iterates = (typing.get_origin(returned) or returned) in _ITERATORS
-    if iterates:
-        raise ConfigError(
-            _refusal(
-                fn,
-                "it is annotated as returning an iterator, which no result can hold",
-                advice="Return a list.",
-            )
-        )
+def _shown(fn: object) -> str:
+    return _qualname(fn) or repr(fn)
 
 
-_ADVICE = "A worker finds a task by importing it: define a function at the top of a module."
-
-
-def _refusal(fn: object, reason: str, advice: str = _ADVICE) -> str:
-    name = getattr(fn, "__qualname__", None) or repr(fn)
-    return f"{name} cannot be a task: {reason}. {advice}"
-
-
-def _path(fn: object) -> bool:
-    """Whether `fn` has a module and a name of its own."""
-    own = (getattr(fn, "__module__", None), getattr(fn, "__qualname__", None))
-    return all(isinstance(part, str) and part for part in own)
+def _qualname(fn: object) -> str:
+    """The name of `fn` within its module; "" where it has no module or no name of its own."""
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+    return name if isinstance(name, str) and isinstance(module, str) and module else ""
 
 
 def _first_parameter(fn: Callable[..., Any]) -> str | None:

@@ -76,12 +76,12 @@ class Registry:
             self._unbound[module, qualname] = task
             return before
 
-    def unbound(self, modules: tuple[str, ...]) -> Iterator[Any]:
-        """Give the unbound tasks defined so far in these modules or below them."""
+    def unbound(self, modules: tuple[str, ...], own: str = "") -> Iterator[Any]:
+        """Give the unbound tasks defined so far in or below `modules`, and in `own` itself."""
         with self._lock:
             known = list(self._unbound.values())
         for task in known:
-            if _covers(modules, task.module):
+            if task.module == own or _covers(modules, task.module):
                 yield task
 
     def app_for(self, task: Definition) -> Any:

@@ -68,7 +68,8 @@ class TaskSpec:
         if isinstance(fn, TaskSpec):
             raise ConfigError(f"{fn.name} is a task already; decorate its function once.")
         checked = check_function(fn)
-        functools.update_wrapper(self, checked)  # type: ignore[arg-type] # Task can be called
+        # Without the function's own attributes: one called `delay` would hide the method.
+        functools.update_wrapper(self, checked, updated=())  # type: ignore[arg-type] # Task can be called
         rest: dict[str, Any] = dict(given or {})
         name, mode = rest.pop("name", None), rest.pop("mode", None)
         aliases = rest.pop("aliases", ())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from taskq import (
     UnknownTask,
     task,
 )
+from taskq.finder import find_app
 from taskq.registry import REGISTRY
 from tests.fake_broker import FakeBroker, app_with, fields_of
 
@@ -150,6 +152,19 @@ def test_load_imports_what_include_names(app_module, fake, tmp_path):
     assert sys.modules[name].resize.delay("a").id == fake.jobs[0].id
 
 
+def test_a_module_includes_itself_when_its_app_is_found_there(app_module):
+    module = app_module("""
+        from taskq import TaskQ, task
+        queue = TaskQ()
+
+        @task
+        def resize() -> None: ...
+    """)
+    assert find_app(module.__name__).tasks == {}
+    module.queue.load()
+    assert module.queue.tasks == {f"{module.__name__}.resize": module.resize}
+
+
 def test_a_package_in_include_covers_what_it_imports(fake, tmp_path, monkeypatch):
     package = tmp_path / "lib_of_tasks"
     package.mkdir()
@@ -271,7 +286,7 @@ def test_without_an_app_one_is_made_from_the_environment(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=tmp_path,
-        env={"TASKQ_REDIS_URL": "redis://from-environment:6379/3", "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "TASKQ_REDIS_URL": "redis://from-environment:6379/3"},
         capture_output=True,
         text=True,
         check=False,

@@ -191,6 +191,11 @@ def test_pickled_by_name():
     assert (copy.name, copy.opts.queue, copy.opts.at_front) == (in_module.name, "high", True)
 
 
+def test_attributes_of_the_function_hide_no_method(app, fake, monkeypatch):
+    monkeypatch.setattr(thumbnail, "delay", 3, raising=False)
+    assert app.task(thumbnail).delay("a").created
+
+
 # --- what cannot be one -----------------------------------------------------------------
 
 
@@ -208,9 +213,9 @@ NO_TASKS = {
     "bound class method": (Images.make, "it is a method"),
     "class method": (vars(Images)["make"], "it is a method"),
     "class": (Images, "it is a class"),
-    "object": (Images(), "its type is Images, not a function"),
-    "partial": (functools.partial(thumbnail, size=3), "its type is partial, not a function"),
-    "number": (3, "3 cannot be a task: its type is int, not a function"),
+    "object": (Images(), "it is no function but an object of type Images"),
+    "partial": (functools.partial(thumbnail, size=3), "no function but an object of type partial"),
+    "number": (3, "3 cannot be a task: it is no function but an object of type int"),
     "generator": (counting, "counting cannot be a task: it is a generator function"),
     "async generator": (acounting, "this version of taskq has no generator tasks yet"),
     "iterator in a text": (iterating, "annotated as returning an iterator, which no result can"),
