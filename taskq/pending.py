@@ -38,8 +38,8 @@ class Pending(Generic[R_co]):
     """
 
     __slots__ = (
-        "__weakref__", "_app", "_created", "_is_known", "_outcome", "_sent_at", "_task", "_value",
-        "id",
+        "__weakref__", "_app", "_created", "_is_known", "_last", "_outcome", "_sent_at", "_task",
+        "_value", "id",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Pending(Generic[R_co]):
         self._is_known = created is not None
         self._sent_at = time.monotonic() if created else 0.0
         self._outcome: Outcome | None = None
+        self._last: Outcome | None = None  # the same, or an end that may not be final
         self._value: Any = _NOT_DECODED
 
     # -- shared by all ways of waiting ---------------------------------------------------
@@ -78,11 +79,14 @@ class Pending(Generic[R_co]):
         """Remember how the job ended, if that is final."""
         if outcome.kind in FINAL:
             self._outcome = outcome
+        self._last = outcome
         return outcome
 
     def _wait(self, timeout: Timeout, method: str) -> Outcome:
         if self._outcome is not None:
             return self._outcome
+        if self._last is not None and running_loop() is not None:
+            return self._last  # `as_completed` gave this handle: it has come, and is no job
         refuse_in_loop(f"{method} of {self._label()}", "await handle (or its a... twin)")
         seconds = seconds_of(timeout)
         outcome = self._waits.one(self._target(), seconds, self._tell_slow)

@@ -213,13 +213,21 @@ class Pump:
         if chosen:
             watches = [watch for _key, watch in chosen]
             self._deliver((yield from _asking(look(self.keys, watches))))
-            self._tell_the_patient(watches, now)
+            self._tell_the_patient(now)
 
-    def _tell_the_patient(self, watches: list[Watch], now: float) -> None:
-        slow = [w for w in watches if w.is_patient and w.sinks and now - w.since >= PATIENCE_S]
-        for watch in slow:
-            watch.is_patient = False
-        if slow and self.on_slow is not None:
+    def _tell_the_patient(self, now: float) -> None:
+        """Tell one of those who have waited long without a limit, for all of them."""
+        if self.on_slow is None:
+            return
+        with self.lock:
+            slow = [
+                watch
+                for watch in self._watches.values()
+                if watch.is_patient and now - watch.since >= PATIENCE_S
+            ]
+            for watch in slow:
+                watch.is_patient = False
+        if slow and slow[0].sinks:
             self.on_slow(slow[0].sinks[0][1], len(slow) - 1)
 
     # -- the blocking read ---------------------------------------------------------------

@@ -20,7 +20,17 @@ from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, is_passing
 from taskq.broker.wait_thread import Connects
-from taskq.broker.watch import Command, Conversation, Sink, T, Target, Watch, aconverse, look
+from taskq.broker.watch import (
+    Command,
+    Conversation,
+    Sink,
+    T,
+    Target,
+    Watch,
+    aconverse,
+    look,
+    unblock,
+)
 from taskq.errors import BrokerUnavailable, TaskQError
 
 logger = logging.getLogger("taskq.handle")
@@ -110,6 +120,21 @@ class LoopWaiter:
 
     async def aclose(self) -> None:
         """End the task and the connection; callers that still wait are told. Idempotent."""
+        closer, self._closer = self._closer, None
+        if closer is not None:
+            await closer.aclose()
+        else:
+            await self._shut()
+
+    async def _close_with_loop(self) -> AsyncGenerator[None, None]:
+        """Close when the loop shuts down its asynchronous generators, or in `aclose`."""
+        try:
+            yield
+        finally:
+            self._closer = None
+            await self._shut()
+
+    async def _shut(self) -> None:
         self.is_closed = True
         tasks = [task for task in (self._task, self._interrupting) if task is not None]
         for task in tasks:
@@ -193,13 +218,6 @@ class LoopWaiter:
             self._closer = self._close_with_loop()
             await self._closer.__anext__()
 
-    async def _close_with_loop(self) -> AsyncGenerator[None, None]:
-        """Close the connection when the loop shuts down its asynchronous generators."""
-        try:
-            yield
-        finally:
-            await self.aclose()
-
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -222,12 +240,12 @@ class LoopWaiter:
             if not self.pump.is_blocked_in(number):
                 return
             try:
-                if await self._broker.acall("CLIENT", "UNBLOCK", self._client_id):
-                    return
+                answer = await aconverse(unblock(self._client_id), self._broker.apipe)
             except BrokerUnavailable:
                 return  # the waiting task meets the same trouble and begins anew
-            except TaskQError as err:
-                self._cannot_interrupt(err)
+            if isinstance(answer, Exception):
+                self._cannot_interrupt(answer)
+            if answer:
                 return
             await asyncio.sleep(0.0005)  # written to the socket, but not yet read by Redis
 
@@ -247,10 +265,10 @@ class LoopWaiter:
 
     async def _pipe(self, commands: Sequence[Command], limit_s: float) -> list[Any]:
         asking = asyncio.ensure_future(self._broker.apipe(commands))
+        # never cancelled, for the connection is shared; an answer that comes late is of no use
+        asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         done, _pending = await asyncio.wait([asking], timeout=max(limit_s, 0.001))
         if not done:
-            # not cancelled, for the connection is shared; its answer or error is of no use
-            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise BrokerUnavailable(f"Redis did not answer within {limit_s:.1f} s.")
         replies: list[Any] = asking.result()
         return replies

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from taskq.broker.link import backoff_s
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader
-from taskq.broker.watch import Sink, Target
+from taskq.broker.watch import Conversation, Sink, Target, unblock
 from taskq.errors import BrokerUnavailable, TaskQError
 from taskq.keys import Keys
 
@@ -37,12 +37,6 @@ class Connects(Protocol):
     async def aconnection(self) -> Any:
         """Open an asyncio connection."""
 
-    def call(self, *command: Any) -> Any:
-        """Run one command."""
-
-    async def acall(self, *command: Any) -> Any:
-        """Run one command."""
-
     async def apipe(self, commands: Any) -> Any:
         """Run a pipeline."""
 
@@ -50,10 +44,16 @@ class Connects(Protocol):
 class ThreadWaiter:
     """Waits in a thread of its own. All methods may be called from any thread."""
 
-    def __init__(self, broker: Connects) -> None:
-        """Nothing is started yet."""
+    def __init__(self, broker: Connects, converse: Callable[[Conversation[Any]], Any]) -> None:
+        """Nothing is started yet.
+
+        Args:
+            broker: gives connections.
+            converse: runs a short conversation on another connection.
+        """
         self.pump = Pump(broker.keys)
         self._broker = broker
+        self._converse = converse
         self._work = threading.Condition(self.pump.lock)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -103,12 +103,12 @@ class ThreadWaiter:
             if not self.pump.is_blocked_in(number):
                 return
             try:
-                if self._broker.call("CLIENT", "UNBLOCK", self._client_id):
-                    return
+                answer = self._converse(unblock(self._client_id))
             except BrokerUnavailable:
                 return  # the waiting thread meets the same trouble and begins anew
-            except TaskQError as err:
-                self._cannot_interrupt(err)
+            if isinstance(answer, Exception):
+                self._cannot_interrupt(answer)
+            if answer:
                 return
             time.sleep(0.0005)  # written to the socket, but not yet read by Redis
 

@@ -183,6 +183,12 @@ def find_marked(keys: Keys, job_ids: Sequence[str], time_reply: Any) -> Conversa
     return marked
 
 
+def unblock(client_id: Any) -> Conversation[Any]:
+    """Make another connection's XREAD return at once: 1; 0 if it does not block (yet)."""
+    replies = yield [("CLIENT", "UNBLOCK", client_id)]
+    return replies[0]
+
+
 def explain_failures(keys: Keys, ended: list[Ended]) -> Conversation[list[Ended]]:
     """Complete what stock RQ's failure entries leave out: attempts, and whether it was stopped.
 

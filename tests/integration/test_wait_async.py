@@ -190,6 +190,17 @@ async def test_as_completed(app: TaskQ, jobs: Endings) -> None:
         iter(as_completed(handles))
 
 
+async def test_as_completed_takes_what_is_no_job(app: TaskQ, jobs: Endings) -> None:
+    jobs.client.set("rq:job:b", "no hash")
+    handles: list[Handle[int]] = [app.handle("nobody"), app.handle("b")]
+    errors = {JobNotFound: 0, PayloadError: 0}
+    async for handle in as_completed(handles, 5):
+        with pytest.raises((JobNotFound, PayloadError)) as caught:
+            handle.result()
+        errors[caught.type] += 1
+    assert errors == {JobNotFound: 1, PayloadError: 1}
+
+
 async def test_as_completed_out_of_time(app: TaskQ, jobs: Endings) -> None:
     handles = handles_of(app, jobs, 3)
     jobs.finish("j1", 1)
