@@ -32,6 +32,7 @@ main = Root(
     epilog=_EXAMPLES,
     entries=[
         Entry("demo", "taskq.cli.demo", "Run the main job on real input, from nothing.", "Run"),
+        Entry("dev", "taskq.cli.dev", "A private Redis and a worker, for development.", "Run"),
         Entry("worker", "taskq.cli.worker", "Run the jobs of an app.", "Run"),
         Entry("enqueue", "taskq.cli.enqueue", "Enqueue one job.", "Run"),
         Entry("info", "taskq.cli.info", "Show queues and workers.", "Look"),

@@ -23,6 +23,7 @@ from taskq.cli.output import (
     size,
     table,
 )
+from taskq.cli.query import iso
 from taskq.terminal import safe_line
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def as_data(answer: Overview, url: str) -> dict[str, Any]:
     """The keys of `taskq info --json`: stable, documented in docs/cli.md."""
     return {
         "redis": {"url": url, **asdict(answer.server)},
-        "at": answer.at,
+        "at": iso(answer.at),
         "suspended": answer.suspended,
         "queues": [asdict(queue) for queue in answer.queues],
         "workers": [asdict(worker) for worker in answer.workers],

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 
 import click
 import pytest
@@ -23,6 +24,8 @@ from taskq.errors import (
     TaskQError,
     UnknownTask,
 )
+from taskq.inspector import JobRow, JobStory, QueueInfo, ResultEntry, ServerInfo, WorkerInfo
+from tests.support import ROOT
 
 COMMANDS = list(main.entries)
 CONTEXT = click.Context(main)
@@ -82,6 +85,19 @@ def test_each_option_can_be_set_from_outside(name):
     for param in main.get_command(CONTEXT, name).params:
         if isinstance(param, click.Option) and param.name != "redis_url":
             assert isinstance(param, Setting), f"--{param.name} has no TASKQ_* and no key"
+
+
+def test_json_keys_are_documented():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for kind in (ServerInfo, QueueInfo, WorkerInfo, JobRow, JobStory, ResultEntry):
+        for name in {field.name for field in fields(kind)} - {"row", "others"}:
+            assert f"`{name}`" in text, f"{kind.__name__}.{name} is not in docs/cli.md"
+
+
+def test_commands_are_documented():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name in COMMANDS:
+        assert f"`taskq {name}" in text
 
 
 def test_version():
