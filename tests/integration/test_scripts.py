@@ -1,0 +1,357 @@
+"""The Lua scripts, called as a worker calls them: every job is in one place after each step."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from taskq.broker.client import Broker, BrokerError
+from taskq.broker.records import NewJob
+from taskq.errors import DuplicateJob
+from tests.engine import Engine, misplaced, places, reason, status
+
+A, B = "aaaaaaaa", "bbbbbbbb"
+
+
+@pytest.fixture
+def engine(broker: Broker) -> Engine:
+    return Engine(broker)
+
+
+def queue_of(client: redis.Redis, name: str = "default") -> list[str]:
+    return [raw.decode() for raw in client.lrange(f"rq:queue:{name}", 0, -1)]
+
+
+# -- enqueue ---------------------------------------------------------------------------------
+
+
+def test_enqueue_sent_twice_is_done_once(engine: Engine, broker: Broker, redis_client):
+    def send(job: NewJob, *, resend: bool) -> object:
+        args: list[object] = ["1" if resend else "0", broker.clock.iso()]
+        job.append_to(args)
+        return engine.run("enqueue", *args)
+
+    for extra in ({}, {"token": "t1"}, {"delay_s": 60.0}, {"unique": "k"}, {"at_front": True}):
+        job = NewJob(f"job{len(extra)}{next(iter(extra), '')}", "default", b"[]", **extra)
+        first = send(job, resend=False)
+        assert send(job, resend=True) == first == [job.id.encode()]
+        assert len(places(redis_client, job.id)) == 1
+
+
+def test_enqueue_sent_again_after_the_job_has_come_and_gone(engine: Engine, broker, redis_client):
+    job = NewJob("gone", "default", b"[]")
+    broker.enqueue([job])
+    [got] = engine.reserve(A)
+    assert engine.settle(got, "f", option="m0") == 1
+    assert not redis_client.exists("rq:job:gone")
+    args: list[object] = ["1", broker.clock.iso()]
+    job.append_to(args)
+    engine.run("enqueue", *args)
+    assert queue_of(redis_client) == []
+
+
+def test_a_taken_id_refuses_the_whole_chunk(engine: Engine, broker, redis_client):
+    broker.enqueue([NewJob("mine", "default", b"[]", token="one")])
+    with pytest.raises(DuplicateJob, match="mine"):
+        broker.enqueue(
+            [NewJob("new", "default", b"[]"), NewJob("mine", "default", b"[]", token="two")]
+        )
+    assert queue_of(redis_client) == ["mine"]
+    [got] = engine.reserve(A)
+    engine.settle(got, "f")
+    broker.enqueue([NewJob("mine", "default", b"[]", token="two")])  # it has ended: replaced
+    assert places(redis_client, "mine") == ["rq:queue:default"]
+
+
+@pytest.mark.parametrize("place", [{}, {"delay_s": 5.0}])
+def test_enqueue_refuses_a_queue_key_of_another_type_before_it_writes(broker, redis_client, place):
+    redis_client.set("rq:queue:default", "x")
+    redis_client.set("rq:scheduled:default", "x")
+    with pytest.raises(BrokerError, match="WRONGKEY"):
+        broker.enqueue([NewJob("a", "other", b"[]"), NewJob("b", "default", b"[]", **place)])
+    assert not redis_client.exists("rq:job:a", "rq:job:b", "rq:queue:other")
+
+
+def test_enqueue_goes_on_when_the_set_of_queues_is_none(broker, redis_client):
+    redis_client.set("rq:queues", "x")
+    jobs = [NewJob("a", "default", b"[]"), NewJob("b", "default", b"[]", delay_s=9.0)]
+    broker.enqueue(jobs)
+    assert misplaced(redis_client, ["a", "b"]) == {}
+
+
+# -- reserve ---------------------------------------------------------------------------------
+
+
+def test_reserve_leases_and_keeps_order(engine: Engine, redis_client):
+    ids = engine.enqueue(5)
+    assert [job.id for job in engine.reserve(A, 3)] == ids[:3]
+    assert [job.id for job in engine.reserve(B, 3)] == ids[3:]
+    assert misplaced(redis_client, ids) == {}
+    assert {status(redis_client, one) for one in ids} == {"started"}
+    lease = redis_client.zscore("rq:wip:default", f"{ids[0]}:tq{A}1") - time.time()
+    assert 85 < lease <= 92  # 15 s and RQ's margin of 75 s
+
+
+def test_an_id_twice_in_the_queue_runs_once(engine: Engine, redis_client):
+    [one] = engine.enqueue()
+    redis_client.rpush("rq:queue:default", one, one)
+    assert [job.id for job in engine.reserve(A)] == [one]
+    redis_client.rpush("rq:queue:default", one)
+    assert engine.reserve(B) == []
+
+
+def test_a_job_that_has_ended_or_is_running_is_dropped(engine: Engine, redis_client):
+    for kind, state in [("f", "finished"), ("x", "failed"), ("c", "canceled")]:
+        [one] = engine.enqueue()
+        [job] = engine.reserve(A)
+        engine.settle(job, kind)
+        redis_client.rpush("rq:queue:default", one)
+        assert engine.reserve(A) == []
+        assert status(redis_client, one) == state
+        assert len(places(redis_client, one)) == 1
+
+
+def test_reserve_of_a_fenced_number_gets_nothing(engine: Engine, redis_client):
+    ids = engine.enqueue(2)
+    engine.beat(A)
+    engine.release(A, 7)
+    assert engine.reserve_all(A, seq=7) == (b"fenced", [])
+    assert engine.reserve_all(A, seq=8)[0] == b"ok"
+    engine.release(A, "dead")
+    assert engine.reserve_all(A, seq=9) == (b"fenced", [])
+    assert sorted(queue_of(redis_client)) == sorted(ids)
+
+
+def test_what_a_blocked_move_claimed_comes_first_and_zero_gives_it_back(engine, redis_client):
+    ids = engine.enqueue(4)
+    claim = f"taskq:claim:{A}:default"
+    redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
+    assert engine.reserve(A, 0) == []
+    assert queue_of(redis_client) == ids
+    redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
+    assert [job.id for job in engine.reserve(A, 2)] == ids[:2]
+    assert not redis_client.exists(claim)
+
+
+@pytest.mark.parametrize("how", ["suspend", "pause"])
+def test_suspended_and_paused_queues_are_left_alone(engine: Engine, redis_client, how):
+    ids = engine.enqueue(2)
+    redis_client.rpush(f"taskq:claim:{A}:default", redis_client.lpop("rq:queue:default"))
+    if how == "suspend":
+        redis_client.set("rq:suspended", 1)
+    else:
+        redis_client.sadd("taskq:paused", "default")
+    assert engine.reserve_all(A)[1] == []
+    assert queue_of(redis_client) == ids
+
+
+@pytest.mark.parametrize(
+    ("state", "runs"),
+    [("scheduled", True), ("deferred", True), ("created", True), ("nonsense", False)],
+)
+def test_odd_states_found_in_a_queue(engine: Engine, redis_client, state, runs):
+    [one] = engine.enqueue()
+    redis_client.hset(f"rq:job:{one}", "status", state)
+    assert bool(engine.reserve(A)) is runs
+
+
+# -- settle ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "state", "place"),
+    [
+        ("f", "500", "finished", "rq:finished:default"),
+        ("f", "-1", "finished", "rq:finished:default"),
+        ("x", "500", "failed", "rq:failed:default"),
+        ("x", "-1", "failed", "rq:failed:default"),
+        ("r", "", "queued", "rq:queue:default"),
+        ("g", "", "queued", "rq:queue:default"),
+        ("u", "", "scheduled", "rq:scheduled:default"),
+        ("c", "", "canceled", "rq:canceled:default"),
+    ],
+)
+def test_each_end_is_in_its_place_and_only_once(engine, redis_client, kind, option, state, place):
+    [one] = engine.enqueue()
+    [job] = engine.reserve(A)
+    assert engine.settle(job, kind, option=option) == 1
+    assert engine.settle(job, kind, option=option) == 0  # its answer was lost: sent again
+    assert places(redis_client, one) == [place]
+    assert status(redis_client, one) == state
+    if kind in "fxc":
+        kept = redis_client.ttl(f"rq:job:{one}")
+        assert (kept == -1) if option == "-1" else (kept > 0)
+
+
+def test_one_that_lost_its_lease_changes_nothing(engine: Engine, redis_client):
+    [one] = engine.enqueue()
+    engine.beat(A)
+    [old] = engine.reserve(A)
+    engine.release(A, "dead", one)
+    [new] = engine.reserve(B)
+    before = redis_client.hgetall(f"rq:job:{one}")
+    for kind in "fxrguc":
+        assert engine.settle(old, kind) == 0
+    assert redis_client.hgetall(f"rq:job:{one}") == before
+    assert engine.settle(new, "f") == 1
+    assert places(redis_client, one) == ["rq:finished:default"]
+
+
+def test_given_back_jobs_keep_their_order(engine: Engine, redis_client):
+    ids = engine.enqueue(6)
+    jobs = engine.reserve(A, 4)
+    for job in reversed(jobs):
+        engine.settle(job, "g")
+    assert queue_of(redis_client) == ids
+
+
+@pytest.mark.parametrize("kind", "fxrguc")
+def test_a_server_out_of_memory_records_ends_in_full(engine: Engine, redis_client, kind):
+    [one, two] = engine.enqueue(2)
+    engine.beat(A)
+    [job, other] = engine.reserve(A)
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(BrokerError, match="maxmemory"):
+            engine.enqueue()
+        engine.beat(A)
+        assert engine.settle(job, kind) == 1
+        assert len(places(redis_client, one)) == 1
+        assert engine.release(A, "dead") == (1, 0)
+        assert places(redis_client, two) == ["rq:queue:default"]
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    states = dict(f="finished", x="failed", r="queued", g="queued", u="scheduled", c="canceled")
+    assert status(redis_client, one) == states[kind]
+    assert status(redis_client, two) == "queued"
+
+
+# -- release and recover -----------------------------------------------------------------------
+
+
+def test_the_first_sweep_after_a_gap_only_holds(engine: Engine, redis_client):
+    [one] = engine.enqueue()
+    engine.beat(A)
+    engine.reserve(A)
+    assert engine.sweep()[0] == b"holding"
+    engine.age(redis_client, 30, A)
+    redis_client.hset("taskq:sweep", "last", time.time() - 20)
+    assert engine.sweep()[0] == b"holding"
+    assert places(redis_client, one) == ["rq:wip:default"]
+
+
+def test_leases_of_the_living_are_extended_and_those_of_the_dead_taken(engine, redis_client):
+    ids = engine.enqueue(4)
+    for uid in (A, B):
+        engine.beat(uid)
+        engine.reserve(uid, 2)
+    engine.age(redis_client, 30, B)
+    engine.beat(A)
+    assert engine.sweep() == (b"ok", 2, 0, 2)
+    assert sorted(queue_of(redis_client)) == sorted(ids[2:])
+    assert misplaced(redis_client, ids) == {}
+    assert engine.sweep() == (b"ok", 0, 0, 0)
+    assert redis_client.hget(f"rq:job:{ids[2]}", "tq_crashes") is None  # none had begun
+
+
+def test_lost_heartbeats_cost_nobody_its_jobs(engine: Engine, redis_client):
+    [one] = engine.enqueue()
+    engine.beat(A)
+    engine.reserve(A)
+    engine.age(redis_client, 30)
+    redis_client.delete("taskq:alive")
+    assert engine.sweep() == (b"ok", 0, 0, 1)
+    engine.age(redis_client, 30, A)
+    assert engine.sweep() == (b"ok", 1, 0, 0)
+    assert places(redis_client, one) == ["rq:queue:default"]
+
+
+def test_three_crashes_are_the_end_and_only_of_what_had_begun(engine: Engine, redis_client):
+    bad, good = engine.enqueue(2)
+    for crash in range(1, 4):
+        uid = f"crash00{crash}"
+        engine.beat(uid)
+        jobs = {job.id: job for job in engine.reserve(uid)}
+        assert set(jobs) == {bad, good}
+        assert engine.release(uid, "dead", bad) == ((2, 0) if crash < 3 else (1, 1))
+    assert places(redis_client, bad) == ["rq:failed:default"]
+    assert "Crash loop: 3 worker processes" in reason(redis_client, bad)
+    assert places(redis_client, good) == ["rq:queue:default"]
+    assert redis_client.hget(f"rq:job:{good}", "tq_crashes") is None
+
+
+def test_a_long_job_counts_its_crash_also_when_its_whole_server_is_gone(engine, redis_client):
+    [one] = engine.enqueue()
+    [job] = engine.reserve(A)
+    engine.beat(A, one, job.exec_id)
+    engine.age(redis_client, 30, A)
+    assert engine.sweep() == (b"ok", 1, 0, 0)
+    assert redis_client.hget(f"rq:job:{one}", "tq_crashes") == b"1"
+
+
+@pytest.mark.parametrize("how", ["release", "sweep"])
+def test_redeliver_false_is_failed_and_never_run_again(engine: Engine, redis_client, how):
+    [one] = engine.enqueue(fields=["tq_redeliver", "0"])
+    engine.beat(A)
+    engine.reserve(A)
+    if how == "release":
+        assert engine.release(A, "dead") == (0, 1)
+    else:
+        engine.age(redis_client, 30, A)
+        assert engine.sweep() == (b"ok", 0, 1, 0)
+    assert places(redis_client, one) == ["rq:failed:default"]
+    assert "redeliver=False" in reason(redis_client, one)
+
+
+@pytest.mark.parametrize("end", ["dead", "bye", "lost"])
+def test_what_a_gone_worker_claimed_late_comes_back(engine: Engine, redis_client, end):
+    """Its blocked BLMOVE may be served by Redis after everything else of it is over."""
+    engine.beat(A)
+    [one] = engine.enqueue()
+    if end != "lost":
+        engine.release(A, end)
+    redis_client.lmove("rq:queue:default", f"taskq:claim:{A}:default", "LEFT", "RIGHT")
+    engine.age(redis_client, 30, A)
+    assert engine.sweep() == (b"ok", 1, 0, 0)
+    assert queue_of(redis_client) == [one]
+    engine.age(redis_client, 400, A)
+    engine.sweep()
+    assert redis_client.hlen("taskq:serves") == redis_client.zcard("taskq:alive") == 0
+
+
+def test_queue_names_with_commas(broker: Broker, redis_client):
+    engine = Engine(broker, "a,b", "c")
+    ids = engine.enqueue(2, "a,b") + engine.enqueue(1, "c")
+    engine.beat(A)
+    engine.reserve(A)
+    assert engine.release(A, "dead") == (3, 0)
+    assert misplaced(redis_client, ids) == {}
+    assert redis_client.llen("rq:queue:a,b") == 2
+
+
+# -- promote -----------------------------------------------------------------------------------
+
+
+def test_due_jobs_move_in_order_and_never_early(engine: Engine, redis_client):
+    now = time.time()
+    late = engine.enqueue(1, at=now + 60)
+    second = engine.enqueue(1, at=now - 1)
+    first = engine.enqueue(1, at=now - 2)
+    front = engine.enqueue(1, at=now - 1.5, fields=["enqueue_at_front", "1"])
+    moved, due = engine.promote()
+    assert moved == 3
+    assert queue_of(redis_client) == front + first + second
+    assert float(due) == pytest.approx(now + 60, abs=0.01)
+    assert misplaced(redis_client, late + second + first + front) == {}
+
+
+def test_promotion_waits_for_a_queue_that_is_no_list(engine: Engine, redis_client):
+    [one] = engine.enqueue(1, delay_s=0.0)
+    redis_client.set("rq:queue:default", "x")
+    assert engine.promote()[0] == 0
+    assert places(redis_client, one) == ["rq:scheduled:default"]
+    redis_client.delete("rq:queue:default")
+    assert engine.promote()[0] == 1
+    assert places(redis_client, one) == ["rq:queue:default"]
