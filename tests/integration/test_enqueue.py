@@ -73,6 +73,40 @@ def test_stock_rq_reads_the_options(app, task, redis_client):
     assert 25 <= redis_client.ttl(job.key) <= 30
 
 
+STOCK = """
+    from taskq import TaskQ
+    queue = TaskQ()
+
+    @queue.task
+    def double(n: int) -> int:
+        return n * 2
+
+    @queue.task
+    async def triple(n: int) -> int:
+        return n * 3
+"""
+
+
+def test_a_stock_worker_runs_our_jobs(app_module, redis_url, redis_client, monkeypatch):
+    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
+    module = app_module(STOCK)
+    with module.queue:
+        plain, asynchronous = module.double.delay(4), module.triple.delay(4)
+        serializer = module.queue.rq_serializer
+        worker = rq.SimpleWorker(["default"], connection=redis_client, serializer=serializer)
+        worker.work(burst=True, logging_level="ERROR")
+        assert plain.result(timeout=5) == 8
+        assert asynchronous.result(timeout=5) == 12
+
+
+def test_stock_rq_enqueues_a_task_as_any_function(app_module, redis_client):
+    module = app_module(STOCK)
+    queue = rq.Queue(connection=redis_client)
+    by_object, by_name = queue.enqueue(module.double, 4), queue.enqueue(module.triple.name, 4)
+    rq.SimpleWorker([queue], connection=redis_client).work(burst=True, logging_level="ERROR")
+    assert (by_object.return_value(), by_name.return_value()) == (8, 12)
+
+
 def test_an_ordinary_job_is_small(task, redis_client):
     handle = task.delay("a.png")
     key = f"rq:job:{handle.id}"
