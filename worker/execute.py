@@ -6,6 +6,7 @@ and `failed` turn that into an item of the settle script.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib
 import inspect
@@ -82,9 +83,7 @@ class Resolver:
         claim.name = name
         if self._pickles and _is_pickle(data):
             claim.pickled = True
-        task = self.app.tasks.get(name)
-        if task is None and instance is not None:
-            task = _as_task(instance)
+        task = self.app.tasks.get(name) if instance is None else self._as_task(name, instance)
         if task is not None:
             claim.fn = task.fn
             claim.is_async = task.mode == "asyncio"
@@ -93,8 +92,11 @@ class Resolver:
         elif self.rq:
             claim.fn = _import(name, instance)
             claim.is_async = inspect.iscoroutinefunction(claim.fn)
+            if not claim.is_async:
+                claim.fn = _awaiting(claim.fn)
         else:
             self.app.lookup(name)  # raises, naming the nearest
+            raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
         claim.args, claim.kwargs = args, kwargs
         meta = None
         if claim.is_plain:
@@ -123,6 +125,11 @@ class Resolver:
         claim.special = claim.is_special()
         claim.result_ttl_s, claim.failure_ttl_s  # noqa: B018 (read to see that they can be)
 
+    def _as_task(self, name: str, instance: Any) -> Task[..., Any] | None:
+        """The task of this app that stock RQ pickled as the object to call."""
+        known = self.app.tasks.get(getattr(instance, "name", "")) if name == "__call__" else None
+        return known if known is not None and hasattr(instance, "fn") else None
+
 
 def _is_pickle(data: bytes) -> bool:
     """Whether a payload is a pickle, compressed or not."""
@@ -134,9 +141,14 @@ def _is_pickle(data: bytes) -> bool:
     return data[:1] == b"\x80"
 
 
-def _as_task(instance: Any) -> Task[..., Any] | None:
-    """A task object that stock RQ pickled as the instance of the call."""
-    return instance if hasattr(instance, "fn") and hasattr(instance, "mode") else None
+def _awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """As RQ: what a plain function returns is awaited if it is a coroutine."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value = fn(*args, **kwargs)
+        return asyncio.run(value) if asyncio.iscoroutine(value) else value
+
+    return call
 
 
 def _import(name: str, instance: Any) -> Callable[..., Any]:
@@ -148,7 +160,7 @@ def _import(name: str, instance: Any) -> Callable[..., Any]:
     try:
         if instance is not None:
             found: Callable[..., Any] = getattr(instance, name)
-            return found
+            return instance.fn if name == "__call__" and hasattr(instance, "mode") else found  # type: ignore[no-any-return]
         module, _, attribute = name.rpartition(".")
         rest: list[str] = [attribute]
         while module:
@@ -188,13 +200,21 @@ def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
     text = b""
     if value is not None and ttl != 0:
         if claim.pickled:  # its caller is a stock RQ that reads pickles
-            raw = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+            raw = _pickled(value)
         else:
             raw = app.codec.dump_value(value, job_id=claim.id, kind="result")
         text = base64.b64encode(raw)
     return items.finished(
         claim.begun_at, time.time(), text, ttl, marker=young and ttl == 0, unique=claim.unique
     )
+
+
+def _pickled(value: Any) -> bytes:
+    """As RQ: a job whose result cannot be pickled has finished all the same, without it."""
+    try:
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 (objects take part in it and may raise anything)
+        return pickle.dumps("Unserializable return value", protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def names_of(kind: type[BaseException]) -> list[str]:

@@ -2,10 +2,10 @@
 
 Dependents, callbacks, webhooks, groups, repeats, rate limits and a returned
 `rq.Retry` keep RQ's meaning by construction: the engine runs the job, then a thread
-with a connection of its own calls what `rq.worker.BaseWorker` does at a job's end.
+with connections of its own calls what `rq.worker.BaseWorker` does at a job's end.
 
-Fenced: each of RQ's transactions watches the execution's record, which recovery
-deletes when it takes the job from us; without the record nothing is written.
+Fenced (see rq_fence.py), and carried out exactly once whatever becomes of the
+connection. Several threads, because callbacks and webhooks may take long.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import threading
 import time
 from datetime import datetime, timezone
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import redis
-from redis.client import Pipeline
+from redis import exceptions as rexc
 from rq import Queue
-from rq.callbacks import execute_failure_callback, execute_success_callback
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
-from rq.job import Job, JobStatus, Retry
-from rq.registry import ScheduledJobRegistry
+from rq.job import Job
+from rq.rate_limit import RateLimitRegistry
+from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.serializers import DefaultSerializer
-from rq.timeouts import TimerDeathPenalty
-from rq.worker.base import BaseWorker
 
 from taskq.broker.link import backoff_s
-from taskq.worker.execute import TimeLimit
+from taskq.errors import PayloadError
+from taskq.worker.execute import describe
+from taskq.worker.rq_end import End, LaneQueue, LaneWorker
+from taskq.worker.rq_fence import Fence, FencedRedis, LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,63 +41,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taskq.worker")
 
+THREADS = 8
 RECORD_TTL_S = 900
 """The execution's record outlives the callbacks, which have their own limit (60 s each)."""
-
-
-class LeaseLost(Exception):
-    """The job belongs to somebody else by now: nothing was written."""
-
-
-class _FencedPipeline(Pipeline):
-    """A transaction that is carried out only while the execution's record exists."""
-
-    fence: bytes = b""
-
-    def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
-        connection.send_command("WATCH", self.fence)
-        connection.read_response()
-        connection.send_command("EXISTS", self.fence)
-        if not connection.read_response():
-            connection.send_command("UNWATCH")
-            connection.read_response()
-            raise LeaseLost
-        return super()._execute_transaction(connection, commands, raise_on_error)  # type: ignore[no-untyped-call]
-
-
-class _FencedRedis(redis.Redis):
-    """A client whose transactions are fenced while a job is being settled."""
-
-    fence: bytes = b""
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """RQ asks for its transactions here."""
-        if not self.fence:
-            return super().pipeline(transaction, shard_hint)
-        made = _FencedPipeline(
-            self.connection_pool, self.response_callbacks, transaction, shard_hint
-        )
-        made.fence = self.fence
-        return made
-
-
-class LaneWorker(BaseWorker):
-    """RQ's worker as far as the end of a job needs it."""
-
-    death_penalty_class = TimerDeathPenalty
-    """Callbacks run in the lane's thread, where RQ's signals cannot reach."""
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Never called: the engine runs jobs.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("taskq's engine runs the jobs; the lane only settles them")
+_TRIES = 3
+"""An error that is no outage is worth so many tries."""
+_SOCKET_TIMEOUT_S = 15.0
+_OUTAGES = (
+    rexc.ConnectionError, rexc.TimeoutError, rexc.ReadOnlyError, rexc.OutOfMemoryError, OSError,
+)  # fmt: skip
 
 
 class Lane:
-    """A thread that settles one job after the other."""
+    """A few threads that settle one job after the other."""
 
     def __init__(
         self,
@@ -106,177 +63,313 @@ class Lane:
         app: TaskQ,
         left: Callable[[Claim], None],
     ) -> None:
-        """Start the thread; `left` is called in it when a job is out of our hands."""
-        self._connection = _FencedRedis(connection_pool=broker.redis().connection_pool)
+        """Start nothing yet; `left` is called in a thread when a job is out of our hands."""
+        self._broker = broker
+        self._pool = broker.redis(_SOCKET_TIMEOUT_S).connection_pool
         self._name = name
         self._queues = list(queues)
         self._app = app
         self._left = left
-        self._worker: LaneWorker | None = None
-        self._todo: SimpleQueue[Any] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="taskq-rq-lane", daemon=True)
-        self._thread.start()
+        self._todo: SimpleQueue[Callable[[_Desk], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._free = 0
+        self._maintaining = False
 
-    def submit(self, claim: Claim) -> None:
-        """Settle a job that has ended."""
-        self._todo.put(claim)
+    def submit(self, claim: Claim, *, counted: bool = False) -> None:
+        """Settle a job that has ended; `counted`: the worker's counters have seen it."""
+        seconds = time.monotonic() - claim.begun_mono if claim.begun_mono else 0.0
+
+        def settle(desk: _Desk) -> None:
+            try:
+                desk.settle(claim, seconds, counting=not counted)
+            except Exception:
+                log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
+            finally:
+                self._left(claim)
+
+        self._add(settle)
 
     def promote(self, jobs: list[tuple[str, str]]) -> None:
         """Enqueue due jobs (queue, id) that only RQ may enqueue: those with a rate limit."""
-        self._todo.put(jobs)
+        self._add(lambda desk: desk.promote(jobs))
+
+    def maintain(self) -> None:
+        """Finish what a worker that died in the middle of RQ's steps has left."""
+        if not self._maintaining:
+            self._maintaining = True
+            self._add(self._maintain)
+
+    def _maintain(self, desk: _Desk) -> None:
+        try:
+            desk.maintain(self._queues)
+        finally:
+            self._maintaining = False
 
     def stop(self) -> None:
-        """End the thread after what it has."""
-        self._todo.put(None)
+        """End the threads after what they have."""
+        for _ in self._threads:
+            self._todo.put(None)
+
+    def _add(self, work: Callable[[_Desk], None]) -> None:
+        self._todo.put(work)
+        with self._lock:
+            if self._todo.qsize() <= self._free or len(self._threads) >= THREADS:
+                return
+            thread = threading.Thread(target=self._run, name="taskq-rq-lane", daemon=True)
+            self._threads.append(thread)
+        thread.start()
 
     def _run(self) -> None:
-        while (todo := self._todo.get()) is not None:
-            if isinstance(todo, list):
-                self._promote(todo)
-                continue
-            try:
-                self._settle(todo)
-            except Exception:
-                log.exception("RQ's code could not settle job %s; its lease will end", todo.id)
-            finally:
-                self._connection.fence = b""
-                self._left(todo)
-
-    def _serializer(self, claim: Claim) -> Any:
-        return DefaultSerializer if claim.pickled else self._app.rq_serializer
-
-    def _rq_worker(self) -> LaneWorker:
-        if self._worker is None:
-            self._worker = LaneWorker(self._queues, name=self._name, connection=self._connection)
-        return self._worker
-
-    def _settle(self, claim: Claim) -> None:
-        fence = f"{self._app.broker.keys.prefix}:execution:{claim.id}:{claim.exec_id}".encode()
-        attempt = 0
-        end: _End | None = None
+        desk: _Desk | None = None
         while True:
+            with self._lock:
+                self._free += 1
+            work = self._todo.get()
+            with self._lock:
+                self._free -= 1
+            if work is None:
+                return
+            desk = desk or _Desk(self._pool, self._broker, self._app, self._name)
             try:
-                if end is None:
-                    end = self._open(claim, fence)
-                if end is None:
-                    log.warning("Job %s no longer belongs to this worker: its end was not recorded",
-                                claim.id)  # fmt: skip
-                    return
-                end.run_callbacks()
-                self._connection.fence = fence
-                end.persist()
-                # RQ logs and swallows errors of its last transaction, which deletes the record
-                if not self._connection.exists(fence):
-                    self._connection.fence = b""
-                    end.tell()
-                    return
-            except LeaseLost:
-                end = None
-                continue
-            except (redis.RedisError, OSError) as err:
-                log.warning("RQ's code could not settle job %s (%s); trying again", claim.id, err)
-            attempt += 1
-            time.sleep(backoff_s(attempt))
+                work(desk)
+            except Exception as err:  # noqa: BLE001 (the thread goes on: there is always a next time)
+                log.warning("RQ's upkeep not possible now: %s", err)
 
-    def _open(self, claim: Claim, fence: bytes) -> _End | None:
-        """Write the record that fences us, then look whether the lease is still ours."""
-        connection, keys = self._connection, self._app.broker.keys
-        connection.fence = b""
-        worker = self._rq_worker()
-        serializer = self._serializer(claim)
+
+class _Desk:
+    """What one thread of the lane works with."""
+
+    def __init__(self, pool: Any, broker: Broker, app: TaskQ, name: str) -> None:
+        self._connection = FencedRedis(connection_pool=pool)
+        self._keys = broker.keys
+        self._app = app
+        self._name = name
+        self._worker: LaneWorker | None = None
+        self._queue_of: dict[tuple[str, bool], LaneQueue] = {}
+
+    def _queue(self, name: str, *, pickled: bool) -> LaneQueue:
+        queue = self._queue_of.get((name, pickled))
+        if queue is None:
+            serializer = DefaultSerializer if pickled else self._app.rq_serializer
+            queue = LaneQueue(name, connection=self._connection, serializer=serializer)
+            queue.own = self._keys.own
+            self._queue_of[name, pickled] = queue
+        return queue
+
+    # -- the end of a job ----------------------------------------------------------------
+
+    def settle(self, claim: Claim, seconds: float, *, counting: bool) -> None:
+        """Settle one job; returns when it is settled, or lost."""
+        keys = self._keys
+        member = f"{claim.id}:{claim.exec_id}"
+        fence = Fence(f"{keys.prefix}:execution:{member}", keys.wip(claim.queue), member,
+                      f"{keys.own}ended:{member}")  # fmt: skip
+        settling = _Settling(self, claim, fence, seconds, counting=counting)
+        outages = 0
+        try:
+            while True:
+                try:
+                    if settling.step():
+                        return
+                except _OUTAGES as err:
+                    outages += 1
+                    if outages in (1, 2, 5) or outages % 20 == 0:
+                        log.warning("The end of job %s cannot be recorded now (%s); trying again",
+                                    claim.id, err)  # fmt: skip
+                    time.sleep(backoff_s(outages))
+        finally:
+            self._connection.fence = None
+
+    def end(self, claim: Claim, seconds: float) -> End:
+        """RQ's view of an ended execution."""
+        if self._worker is None:
+            self._worker = LaneWorker(
+                [claim.queue], name=self._name, connection=self._connection, prepare_for_work=False
+            )
+        execution = Execution(claim.exec_id, claim.id, self._connection, worker_name=self._name)
+        began = claim.begun_at or time.time()
+        execution.created_at = datetime.fromtimestamp(began, timezone.utc)
+        queue = self._queue(claim.queue, pickled=claim.pickled)
+        return End(self._worker, queue, execution, claim, seconds)
+
+    @property
+    def connection(self) -> FencedRedis:
+        """This thread's client."""
+        return self._connection
+
+    @property
+    def own(self) -> str:
+        """Prefix of our own keys."""
+        return self._keys.own
+
+    def take_lease(self, fence: Fence, claim: Claim) -> bool:
+        """Write the record that fences us, if the lease is still ours."""
+        connection = self._connection
+        connection.fence = None
+        if connection.zscore(fence.registry, fence.member) is None:
+            connection.delete(fence.record)  # a heartbeat may have written it too late
+            return False
         execution = Execution(claim.exec_id, claim.id, connection, worker_name=self._name)
-        execution.created_at = _aware(claim.begun_at or time.time())
+        execution.created_at = datetime.fromtimestamp(claim.begun_at or time.time(), timezone.utc)
         execution.save(ttl=RECORD_TTL_S)
-        if connection.zscore(keys.wip(claim.queue), f"{claim.id}:{claim.exec_id}") is None:
-            connection.delete(fence)
-            return None
-        job = Job.fetch(claim.id, connection=connection, serializer=serializer)
-        job.started_at = execution.created_at
-        queue = Queue(claim.queue, connection=connection, serializer=serializer)
-        return _End(worker, job, queue, execution, claim)
+        connection.fence = fence
+        return True
 
-    def _promote(self, jobs: list[tuple[str, str]]) -> None:
+    def drop(self, fence: Fence, claim: Claim) -> None:
+        """Its record was deleted while it ran: nothing is left to settle but the lease."""
+        log.warning("Job %s was deleted while it ran: its end is not recorded", claim.id)
+        with self._connection.pipeline() as pipeline:
+            self._close(pipeline, fence, claim)
+            pipeline.execute()
+        limit = claim.fields.get(b"rate_limit_key", b"").decode("utf-8", "replace")
+        if limit:
+            RateLimitRegistry(limit, self._connection).release_and_enqueue(claim.id)
+
+    def fail(self, fence: Fence, claim: Claim, reason: Exception) -> None:
+        """Set a job aside whose record RQ cannot read."""
+        log.error("Job %s cannot be settled: its record is broken (%s)", claim.id, reason)
+        err = PayloadError(f"The job's record is broken: {type(reason).__name__}: {reason}.")
+        text, error = describe(claim, err)
+        key, results = self._keys.job(claim.id), self._keys.results(claim.id)
+        now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+        with self._connection.pipeline() as pipeline:
+            pipeline.hset(key, mapping={"status": "failed", "ended_at": now})
+            pipeline.xadd(results, {"type": 2, "worker_name": self._name, "exc_string": text,
+                                    "tq_error": error}, maxlen=10)  # fmt: skip
+            pipeline.zadd(self._keys.failed(claim.queue), {claim.id: time.time() + 31_536_000})
+            self._close(pipeline, fence, claim)
+            pipeline.execute()
+
+    def _close(self, pipeline: Any, fence: Fence, claim: Claim) -> None:
+        fence.also = []
+        pipeline.zrem(fence.registry, fence.member)
+        pipeline.zrem(f"{self._keys.prefix}:executions:{claim.id}", claim.exec_id)
+        pipeline.delete(fence.record)
+
+    # -- upkeep --------------------------------------------------------------------------
+
+    def promote(self, jobs: list[tuple[str, str]]) -> None:
+        """Put due jobs with a rate limit to their limit's waiting set."""
         for name, job_id in jobs:
             try:
-                queue = Queue(name, connection=self._connection, serializer=self._app.rq_serializer)
-                job = Job.fetch(job_id, connection=self._connection, serializer=queue.serializer)
-                registry = ScheduledJobRegistry(queue=queue)
-                with self._connection.pipeline() as pipeline:
-                    registry.remove(job_id, pipeline=pipeline)
-                    front = job.should_enqueue_at_front()
-                    queue._enqueue_rate_limited_job(job, pipeline=pipeline, at_front=front)
-                    pipeline.execute()
+                self._promote(self._queue(name, pickled=False), job_id)
+            except rexc.WatchError:
+                pass  # another worker does the same
             except Exception:
                 log.exception("Could not enqueue the rate-limited job %s", job_id)
 
+    def _promote(self, queue: Queue, job_id: str) -> None:
+        registry = ScheduledJobRegistry(queue=queue)  # type: ignore[no-untyped-call]
+        with self._connection.pipeline() as pipeline:
+            pipeline.watch(registry.key)  # type: ignore[no-untyped-call]
+            if pipeline.zscore(registry.key, job_id) is None:
+                return
+            job = Job.fetch(job_id, connection=self._connection, serializer=queue.serializer)
+            pipeline.multi()
+            registry.remove(job_id, pipeline=pipeline)
+            front = job.should_enqueue_at_front()
+            queue._enqueue_rate_limited_job(job, pipeline=pipeline, at_front=front)
+            pipeline.execute()
 
-class _End:
-    """The end of one job: callbacks once, then RQ's transaction until it is carried out."""
+    def maintain(self, queues: Sequence[str]) -> None:
+        """Dependents that are ready and nobody enqueued; slots of rate limits that leaked."""
+        for name in queues:
+            ReadyJobRegistry(queue=self._queue(name, pickled=False)).cleanup()
+        for limit in RateLimitRegistry.all(self._connection):
+            limit.cleanup()
+
+
+class _Settling:
+    """How far the end of one job is."""
 
     def __init__(
-        self, worker: LaneWorker, job: Job, queue: Queue, execution: Execution, claim: Claim
+        self, desk: _Desk, claim: Claim, fence: Fence, seconds: float, *, counting: bool
     ) -> None:
-        self._worker = worker
-        self._job = job
-        self._queue = queue
-        self._execution = execution
-        self._value, self._error = claim.outcome
-        self._called = False
-        self._ended_at = datetime.now(timezone.utc)
+        self._desk = desk
+        self._claim = claim
+        self._fence = fence
+        self._counting = counting
+        self._end = desk.end(claim, seconds)
+        self._problems = 0
+        self._problem: Exception = RuntimeError()
+        self._sent = False
 
-    def run_callbacks(self) -> None:
-        """Success or failure callback; a success callback that raises makes it a failure."""
-        if self._called:
-            return
-        self._called = True
-        job, penalty = self._job, self._worker.death_penalty_class
-        job.ended_at = self._ended_at
-        if self._error is None:
-            if isinstance(self._value, Retry):
-                return
-            job._result = self._value
-            job._status = JobStatus.FINISHED
-            try:
-                execute_success_callback(job, penalty, self._value)
-            except Exception as err:  # noqa: BLE001 (as RQ: it fails the job)
-                self._error = err
-        if self._error is not None:
-            job._status = JobStatus.FAILED
-            try:
-                execute_failure_callback(job, penalty, *self._exc_info())
-            except Exception as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
-                self._error = err
-            self._worker.handle_exception(job, *self._exc_info())
+    def step(self) -> bool:
+        """Go on from where it stands; True when there is nothing left to do."""
+        if self._committed():
+            self._follow()
+            return True
+        try:
+            return self._try()
+        except LeaseLost:
+            if self._committed():
+                self._follow()
+                return True
+            return False  # looks at the lease again
+        except _OUTAGES:
+            raise
+        except Exception as err:
+            if self._committed():
+                log.warning("RQ's code after the end of job %s: %s", self._claim.id, err)
+                return False  # the next step does what follows
+            if isinstance(err, rexc.WatchError):
+                return False
+            self._problems += 1
+            self._problem = err
+            if self._problems == _TRIES:
+                log.exception("RQ's code cannot settle job %s: recorded without its dependents",
+                              self._claim.id)  # fmt: skip
+            return False
 
-    def _exc_info(self) -> tuple[Any, Any, Any]:
-        err = cast("BaseException", self._error)
-        if isinstance(err, TimeLimit):
-            from rq.timeouts import JobTimeoutException  # noqa: PLC0415
-
-            err = JobTimeoutException(str(err)).with_traceback(err.__traceback__)
-        return type(err), err, err.__traceback__
-
-    def persist(self) -> None:
-        """RQ's own last step."""
-        job, queue = self._job, self._queue
-        registry = queue.started_job_registry
-        if self._error is not None:
-            from rq.job_lifecycle import format_exc_info  # noqa: PLC0415
-
-            text = format_exc_info(self._exc_info())
-            self._worker.handle_job_failure(
-                job, queue, started_job_registry=registry, exc_string=text, execution=self._execution
+    def _try(self) -> bool:
+        desk, claim, fence, end = self._desk, self._claim, self._fence, self._end
+        if not desk.take_lease(fence, claim):
+            log.warning(
+                "Job %s no longer belongs to this worker: its end was not recorded", claim.id
             )
-        elif isinstance(self._value, Retry):
-            self._worker.handle_job_retry(job, queue, self._value, registry, self._execution)
+            return True
+        try:
+            end.load()  # again after a failed try, which has changed it
+        except NoSuchJobError:
+            desk.drop(fence, claim)
+            return True
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            desk.fail(fence, claim, err)
+            return True
+        if self._problems > 2 * _TRIES:
+            desk.fail(fence, claim, self._problem)
+            return True
+        end.call()
+        self._sent = True
+        if self._problems >= _TRIES:
+            end.plain(fence, desk.own, counting=self._counting)
         else:
-            self._worker.handle_job_success(job, queue, registry, self._execution)
+            end.persist(fence, desk.own, counting=self._counting)
+        if not fence.committed:  # RQ logs errors of a failure's transaction and goes on
+            raise fence.error or RuntimeError("RQ's code wrote nothing")
+        self._tidy()
+        end.tell()
+        return True
 
-    def tell(self) -> None:
-        """Webhooks of success; those of failure RQ sends by itself."""
-        if self._error is None and not isinstance(self._value, Retry):
-            self._job.send_webhooks(JobStatus.FINISHED)
+    def _committed(self) -> bool:
+        """Whether the transaction was carried out, also when its answer was lost."""
+        if not self._fence.committed and self._sent:
+            self._fence.committed = bool(self._desk.connection.exists(self._fence.mark))
+        return self._fence.committed
 
+    def _follow(self) -> None:
+        try:
+            self._end.follow()
+        except _OUTAGES:
+            raise
+        except Exception:
+            log.exception("RQ's code after the end of job %s failed", self._claim.id)
+        self._tidy()
+        self._end.tell()
 
-def _aware(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, timezone.utc)
+    def _tidy(self) -> None:
+        try:
+            self._desk.connection.delete(self._fence.mark)
+        except _OUTAGES:
+            pass  # it carries a TTL

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import socket
+import sys
 import time
 from collections.abc import Coroutine, Sequence
 from importlib import metadata
@@ -81,7 +82,8 @@ class Runtime:
         self._links = [self.broker.new_alink() for _ in range(3)]
         fetch_link, settle_link, self.link = self._links
         self.settler = Settler(
-            self.broker, settle_link, self.name, self.queue_names, self._enter_lane, self._out
+            self.broker, settle_link, self.name, self.queue_names,
+            lambda claim: self._enter_lane(claim, counted=True), self._out,
         )
         self._story = execute.lost_text()
         self.fetcher = Fetcher(
@@ -245,7 +247,7 @@ class Runtime:
             self._unknown(claim, err)
             return
         except Exception as err:  # noqa: BLE001 (whatever bytes do, the worker goes on)
-            self._end(claim, execute.failure_item(claim, err), ok=False, error=err)
+            self._refuse(claim, err)
             return
         if claim.fields.get(b"tq_cancel") == b"1":
             self.settler.add(claim, items.canceled(claim.unique))
@@ -261,11 +263,19 @@ class Runtime:
         except ValueError:
             tries = execute.UNKNOWN_TRIES
         if tries >= execute.UNKNOWN_TRIES:
-            self._end(claim, execute.failure_item(claim, err), ok=False, error=err)
+            self._refuse(claim, err)
             return
         log.warning("Job %s: %s Looked at again in 10 s (%d of %d)",
                     claim.id, err, tries + 1, execute.UNKNOWN_TRIES)  # fmt: skip
         self.settler.add(claim, execute.unknown_item())
+
+    def _refuse(self, claim: Claim, err: Exception) -> None:
+        """Fail a job whose code cannot be run."""
+        claim.outcome = (None, err)
+        if claim.is_special():  # its failure callback, its webhooks
+            self._enter_lane(claim)
+        else:
+            self._end(claim, execute.failure_item(claim, err), ok=False, error=err)
 
     def _give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
@@ -289,8 +299,16 @@ class Runtime:
         if self._begun is not None:
             limit = claim.begun_mono + claim.deadline if claim.deadline else 0.0
             claim.slot = self._begun.begin(claim.id, claim.exec_id, limit)
+        if "rq.job" in sys.modules:  # else no code can ask RQ for the current job
+            self._tell_rq(claim)
         if job_log.isEnabledFor(logging.DEBUG):
             job_log.debug("Begun", extra=_extra(claim))
+
+    def _tell_rq(self, claim: Claim) -> None:
+        """Let RQ's `get_current_job()` know, in the context that the job's code runs in."""
+        from taskq.worker import rq_current  # noqa: PLC0415 (RQ: only where it is there anyway)
+
+        rq_current.enter(claim, self.app, self.name)
 
     def _done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A job's code has ended. On the loop."""
@@ -315,9 +333,8 @@ class Runtime:
                 error = err
         if error is not None:
             item = execute.failure_item(claim, error)
-        if item is None or claim.special and (
-            item.kind != "r" or claim.fields.get(b"rate_limit_key")
-        ):
+            claim.outcome = (None, error)
+        if item is None or claim.special:
             self._enter_lane(claim)
             return
         self._end(claim, item, ok=error is None, error=error, seconds=seconds)
@@ -384,9 +401,9 @@ class Runtime:
             self._lane = Lane(self.broker, self.name, self.queue_names, self.app, self._left_lane)
         return self._lane
 
-    def _enter_lane(self, claim: Claim) -> None:
+    def _enter_lane(self, claim: Claim, *, counted: bool = False) -> None:
         self._in_lane.add(claim.id)
-        self._open_lane().submit(claim)
+        self._open_lane().submit(claim, counted=counted)
 
     def _left_lane(self, claim: Claim) -> None:
         """Called from the lane's thread."""
@@ -418,6 +435,11 @@ class Runtime:
 
     async def _sweep(self) -> None:
         await heartbeat.sweep(self.broker, self.link, self._story)
+        keys = self.broker.keys
+        marks = [f"{keys.prefix}:ready:{name}" for name in self.queue_names]
+        packed = pack_all([("EXISTS", f"{keys.prefix}:rl-keys", *marks)])
+        if (await self.link.ask(lambda _resend: packed, 1, 10.0))[0]:
+            self._open_lane().maintain()
 
     async def _record(self, claims: list[Claim]) -> None:
         """RQ's execution records, for `get_executions` and `rq info`."""
