@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from taskq.terminal import safe, safe_line
 
@@ -27,6 +27,11 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 _COLORS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
 
 Fields = Callable[[], Mapping[str, object]]
+
+if TYPE_CHECKING:
+    _Stream = logging.StreamHandler[Any]
+else:
+    _Stream = logging.StreamHandler  # has no [] in Python 3.10
 
 
 class TextFormatter(logging.Formatter):
@@ -79,7 +84,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class Handler(logging.StreamHandler[Any]):
+class Handler(_Stream):
     """Writes to stderr, while the program has configured no logging of its own."""
 
     def __init__(self, stream: IO[str] | None = None, fields: Fields | None = None) -> None:
