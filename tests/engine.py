@@ -175,7 +175,7 @@ def misplaced(client: redis.Redis, ids: Iterable[str]) -> dict[str, list[str]]:
 
 def status(client: redis.Redis, job_id: str) -> str:
     raw = client.hget(f"rq:job:{job_id}", "status")
-    return raw.decode() if raw else ""
+    return raw.decode(errors="replace") if raw else ""
 
 
 def reason(client: redis.Redis, job_id: str) -> str:

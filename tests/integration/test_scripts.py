@@ -155,6 +155,7 @@ def test_odd_states_found_in_a_queue(engine: Engine, redis_client, state, runs):
     [one] = engine.enqueue()
     redis_client.hset(f"rq:job:{one}", "status", state)
     assert bool(engine.reserve(A)) is runs
+    assert places(redis_client, one) == ["rq:wip:default" if runs else "rq:failed:default"]
 
 
 # -- settle ----------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ local function runnable(queue, id, h, status)
     if not listed(status, queue, id) then return true end
   elseif status == 'created' or status == 'ready_to_enqueue' or status == 'rate_limited' then
     return true
+  elseif status ~= 'finished' and status ~= 'failed' and status ~= 'canceled' and status ~= 'stopped' then
+    fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: its status is none of RQ\'s.",1]', iso)
+    count(queue, 'corrupt', 1)
+    return false
   end
   count(queue, 'dropped', 1)
   return false
