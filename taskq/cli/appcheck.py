@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +76,7 @@ def _answer(writer: int, spec: str) -> NoReturn:
     try:
         # What the app prints when it is imported is printed by the workers, once.
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            answer = {"facts": asdict(describe(spec))}
+            answer = {"facts": astuple(describe(spec))}
     except KeyboardInterrupt:
         os._exit(130)
     except BaseException as error:  # noqa: BLE001 (user code may raise anything, also SystemExit)
@@ -108,5 +108,5 @@ def _read(raw: bytes, status: int, spec: str) -> AppFacts:
         if os.environ.get("TASKQ_DEBUG"):
             sys.stderr.write(answer["traceback"])
         raise ConfigError(answer["error"])
-    facts = answer["facts"]
-    return AppFacts(**{**facts, "tasks": tuple(tuple(task) for task in facts["tasks"])})
+    name, url, source, tasks = answer["facts"]
+    return AppFacts(name, url, source, tuple((name, mode, queue) for name, mode, queue in tasks))

@@ -103,5 +103,5 @@ def _list(options: dict[str, Any], default: tuple[str, ...], *, errors: bool, em
         return
     for line in rows_table(found.jobs, errors=errors) if found.jobs else [empty]:
         say(line)
-    if wanted.looks_inside:
-        explain_cut(len(found.jobs), found.scanned, found.total, found.complete)
+    if not found.complete:
+        explain_cut(len(found.jobs), found.scanned, found.total)

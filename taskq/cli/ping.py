@@ -34,7 +34,7 @@ _SOURCES = {"argument": "--redis-url", "default": "the default"}
 @json_option
 def ping_command(redis_url: str | None, as_json: bool) -> None:
     """Ask, and show the answer."""
-    from taskq.inspector.overview import server_info  # noqa: PLC0415
+    from taskq.inspector.server import server_info  # noqa: PLC0415
     from taskq.settings import redact  # noqa: PLC0415
 
     with open_broker(redis_url, deadline_s=_DEADLINE_S) as broker:

@@ -146,12 +146,10 @@ def took(started_at: float | None, ended_at: float | None) -> str:
     return f"{seconds * 1000:.0f}ms" if seconds < 1 else ago(seconds)
 
 
-def explain_cut(shown: int, scanned: int, total: int, complete: bool) -> None:
-    """Say what a list left out."""
-    if not complete and shown == 0:
-        say(f"None among the newest {scanned:,} of {total:,} jobs. Narrow it down with --queue.")
-    elif scanned < total and not complete:
-        say(f"Looked at {scanned:,} of {total:,} jobs: more may fit. Narrow it down with --queue.")
+def explain_cut(shown: int, scanned: int, total: int) -> None:
+    """Say that a list was cut short."""
+    what = "more may fit" if shown else "others may fit"
+    say(f"Looked at {scanned:,} of {total:,} jobs: {what}. Narrow it down with --queue.")
 
 
 def _row(row: JobRow, now: float, errors: bool) -> list[str]:

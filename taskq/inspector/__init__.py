@@ -11,10 +11,12 @@ Keys read: RQ's queues, registries, job, worker and result keys; ours of paused 
 
 from __future__ import annotations
 
-from taskq.inspector.jobs import Criteria, JobList, JobRow, find, listed
-from taskq.inspector.overview import Overview, QueueInfo, ServerInfo, WorkerInfo, overview
+from taskq.inspector.jobs import Criteria, JobList, find
+from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview
 from taskq.inspector.query import Inspector, Query
 from taskq.inspector.results import ResultEntry
+from taskq.inspector.rows import JobRow, listed
+from taskq.inspector.server import ServerInfo
 from taskq.inspector.story import JobStory, story
 
 __all__ = [

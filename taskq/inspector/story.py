@@ -6,10 +6,10 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from taskq.inspector.jobs import JobRow, listed
 from taskq.inspector.peek import MAX_BYTES, Peeked, peek
 from taskq.inspector.query import Query
 from taskq.inspector.results import MAX_TRACEBACK, ResultEntry, read_entries
+from taskq.inspector.rows import JobRow, listed
 from taskq.inspector.values import count, fields, items, number, raw, text
 from taskq.keys import Keys
 from taskq.states import Status
@@ -89,7 +89,7 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         ("LPOS", raw(keys.queue(row.queue)), raw(job_id), "MAXLEN", MAX_POSITION),
         ("ZSCORE", raw(keys.scheduled(row.queue)), raw(job_id)),
     ]
-    sizes = dict(zip(_LARGE, map(count, head[2 : 2 + len(_LARGE)])))
+    sizes: dict[str, int] = dict(zip(_LARGE, map(count, head[2 : 2 + len(_LARGE)])))
     ttl_ms, length, stream, place, due = head[2 + len(_LARGE) :]
     results = tuple(read_entries(stream))
     if count(head[0]) == 0 and not results:

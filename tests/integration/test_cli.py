@@ -213,6 +213,7 @@ def test_retry_by_id(cli, jobs, redis_client):
 
 
 def test_retry_by_filter_oldest_first(cli, jobs, redis_client):
+    redis_client.zadd("rq:failed:default", {jobs[2]: 5e9, jobs[1]: 4e9})  # RQ's are of one second
     data = cli("retry", "--all", "--yes", data=True)
     assert data == {"queued": [jobs[1], jobs[2]], "refused": [], "missing": []}
     assert cli("retry", "--all", "--yes").stdout == "No jobs fit.\n"
