@@ -391,7 +391,7 @@ class TestTrouble:
 
     def test_no_server_until_the_time_is_over(self) -> None:
         with EmbeddedRedis.start(port=0) as server:
-            app = TaskQ(server.url)
+            app = TaskQ(f"redis://127.0.0.1:{server.port}/0")
         start = time.monotonic()
         with pytest.raises(ResultTimeout, match="Redis does not answer"):
             app.handle("a").result(0.3)
