@@ -14,7 +14,7 @@ import click
 
 from taskq import logs
 from taskq.cli.appcheck import in_child
-from taskq.cli.options import app_argument, command
+from taskq.cli.options import app_argument, command, setting
 from taskq.cli.output import say
 from taskq.cli.worker import announce
 from taskq.errors import ConfigError
@@ -37,7 +37,7 @@ A Redis named by TASKQ_REDIS_URL, REDIS_URL or pyproject.toml is used as it is.
 
 @command("dev", text=_HELP, summary="A private Redis and a worker, for development.")
 @app_argument
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
+@setting("--processes", type=click.IntRange(min=1), default=1, show_default=True,
               help="Worker processes.")  # fmt: skip
 def dev_command(app: str | None, processes: int) -> None:
     """Start the server, then work until Ctrl-C."""
