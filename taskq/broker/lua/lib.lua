@@ -29,11 +29,15 @@ end
 local function result(id, ttl, ...)
   local key, scratch = P .. ':results:' .. id, OWN .. 'scratch'
   redis.pcall('XADD', scratch, '*', ...)
-  local copied = redis.pcall('COPY', scratch, key, 'REPLACE')
+  local copied = redis.pcall('COPY', scratch, key)
   redis.pcall('DEL', scratch)
-  if copied ~= 1 then      -- something of another type was left there
-    redis.pcall('DEL', key)
-    redis.pcall('XADD', key, '*', ...)
+  if copied ~= 1 then      -- results of earlier executions, which RQ keeps; or something of another type
+    local added = redis.pcall('XADD', key, 'MAXLEN', '10', '*', ...)
+    if type(added) == 'table' and added.err then
+      redis.pcall('DEL', key)
+      redis.pcall('XADD', key, '*', ...)
+    end
+    redis.pcall('PERSIST', key)
   end
   if ttl > 0 then redis.pcall('EXPIRE', key, ttl) end
 end
