@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -120,6 +119,8 @@ class Root(click.Group):
 def report(error: Exception) -> int:
     """Print `error` as one line on stderr; return the exit code that goes with it."""
     if _debugging():
+        import traceback  # noqa: PLC0415 (7 ms, rarely)
+
         traceback.print_exception(type(error), error, error.__traceback__)
     if isinstance(error, click.UsageError):
         message = error.format_message()
