@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,8 @@ from typing import Any
 from redis import exceptions as rexc
 
 from taskq.broker.link import PASSING, pack_all
-from taskq.broker.watch import Command
+from taskq.broker.watch import Command, Conversation, T, converse
+from taskq.errors import BrokerUnavailable
 
 BREAKS: tuple[type[Exception], ...] = PASSING
 """The connection is of no more use; another may be. `BrokerUnavailable` is one, too (OSError)."""
@@ -102,3 +104,79 @@ def is_passing(error: rexc.ResponseError) -> bool:
     """Whether an error reply only means: not now."""
     passing = (rexc.ReadOnlyError, rexc.TryAgainError, rexc.ClusterDownError)
     return isinstance(error, passing) or str(error).startswith(_PASSING_CODES)
+
+
+class Readers:
+    """Connections held for one short or blocking question after another."""
+
+    def __init__(self, connect: Callable[..., Any], keep_at_most: int) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            connect: `Broker.connection`.
+            keep_at_most: idle connections; further ones are closed after use.
+        """
+        self._connect = connect
+        self._keep_at_most = keep_at_most
+        self._lock = threading.Lock()
+        self._idle: list[Reader] = []
+
+    def take(self) -> Reader:
+        """A connection that can take a question.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        while True:
+            with self._lock:
+                reader = self._idle.pop() if self._idle else None
+            if reader is None:
+                return Reader(self._connect)
+            if reader.is_usable():
+                return reader
+            reader.close()
+
+    def give_back(self, reader: Reader | None) -> None:
+        """Keep it for the next; a reply that is still to come is taken in then."""
+        if reader is None:
+            return
+        with self._lock:
+            if len(self._idle) < self._keep_at_most and reader.pid == os.getpid():
+                self._idle.append(reader)
+                return
+        reader.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.close()
+
+    def converse(self, conversation: Conversation[T], limit_s: float) -> T:
+        """Run a short conversation.
+
+        Raises:
+            BrokerUnavailable: no answer within `limit_s` seconds.
+        """
+        reader = None
+        until = time.monotonic() + limit_s
+        try:
+            used = reader = self.take()
+            found = converse(
+                conversation, lambda cmds: used.ask(cmds, max(until - time.monotonic(), 0.0))
+            )
+        except BREAKS as err:
+            discard(reader)
+            raise BrokerUnavailable(f"Redis did not answer: {err}.") from err
+        except BaseException:
+            discard(reader)
+            raise
+        self.give_back(reader)
+        return found
+
+
+def discard(reader: Reader | None) -> None:
+    """Close a connection that is of no more use."""
+    if reader is not None:
+        reader.close()

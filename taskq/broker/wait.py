@@ -22,7 +22,7 @@ from typing import Any
 from taskq.broker.link import backoff_s
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import LOOK_EVERY_S, PATIENCE_S
-from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader
+from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader, Readers, discard
 from taskq.broker.wait_loop import LAST_LOOK_S, LoopWaiter
 from taskq.broker.wait_thread import Connects, ThreadWaiter
 from taskq.broker.watch import (
@@ -60,7 +60,7 @@ class Waits:
         self._thread = ThreadWaiter(self._broker, self.converse)
         self._loops: dict[asyncio.AbstractEventLoop, LoopWaiter] = {}
         self._lock = threading.Lock()
-        self._idle: list[Reader] = []
+        self._readers = Readers(self._broker.connection, DIRECT_AT_MOST)
         self._direct_count = 0
         self._closes = 0
 
@@ -113,22 +113,7 @@ class Waits:
         Raises:
             BrokerUnavailable: no answer within `limit_s` seconds.
         """
-        reader = None
-        until = time.monotonic() + limit_s
-        try:
-            reader = self._take_reader()
-            used = reader
-            found = converse(
-                conversation, lambda cmds: used.ask(cmds, max(until - time.monotonic(), 0.0))
-            )
-        except BREAKS as err:
-            self._discard(reader)
-            raise BrokerUnavailable(f"Redis did not answer: {err}.") from err
-        except BaseException:
-            self._discard(reader)
-            raise
-        self._give_back(reader)
-        return found
+        return self._readers.converse(conversation, limit_s)
 
     # -- asyncio -------------------------------------------------------------------------
 
@@ -153,11 +138,9 @@ class Waits:
         """End waiting in threads; callers that still wait are told. It may be used again."""
         with self._lock:
             self._closes += 1
-            idle, self._idle = self._idle, []
             thread, self._thread = self._thread, ThreadWaiter(self._broker, self.converse)
         thread.close()
-        for reader in idle:
-            reader.close()
+        self._readers.close()
 
     async def aclose(self) -> None:
         """End waiting in this event loop, and in threads."""
@@ -168,7 +151,7 @@ class Waits:
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: threads are gone, sockets belong to the parent."""
-        _INHERITED.append((self._thread, self._loops, self._idle))
+        _INHERITED.append((self._thread, self._loops, self._readers))
         self._start()
 
     # -- one job, in the calling thread --------------------------------------------------
@@ -180,26 +163,26 @@ class Waits:
         while self._closes == closes:
             outcome = None
             try:
-                reader = reader or self._take_reader()
+                reader = reader or self._readers.take()
                 if must_look:
                     outcome = self._look(reader, watch, patience)
                 outcome = outcome or self._read(reader, watch, patience)
                 must_look, attempt = True, 0
             except BREAKS:
                 if not patience.is_over():
-                    self._discard(reader)
+                    discard(reader)
                     reader = None
                     attempt += 1
                     patience.sleep(backoff_s(attempt))
                     must_look, watch.is_looked_up = True, False
             except BaseException:
-                self._discard(reader)
+                discard(reader)
                 raise
             if outcome is not None or patience.is_over():
-                self._give_back(reader)  # a reply that is still to come is taken in later
+                self._readers.give_back(reader)  # a reply that is still to come is taken in later
                 return outcome
             patience.tell()
-        self._discard(reader)
+        discard(reader)
         return Outcome(Kind.CLOSED)
 
     def _look(self, reader: Reader, watch: Watch, patience: _Patience) -> Outcome | None:
@@ -252,29 +235,6 @@ class Waits:
         except BrokerUnavailable as err:
             return Outcome(Kind.LATE, note=str(err))
         return found[0][1] if found else Outcome(Kind.LATE)
-
-    def _take_reader(self) -> Reader:
-        while True:
-            with self._lock:
-                reader = self._idle.pop() if self._idle else None
-            if reader is None:
-                return Reader(self._broker.connection)
-            if reader.is_usable():
-                return reader
-            reader.close()
-
-    def _give_back(self, reader: Reader | None) -> None:
-        if reader is None:
-            return
-        with self._lock:
-            if len(self._idle) < DIRECT_AT_MOST and reader.pid == os.getpid():
-                self._idle.append(reader)
-                return
-        reader.close()
-
-    def _discard(self, reader: Reader | None) -> None:
-        if reader is not None:
-            reader.close()
 
 
 class _Patience:

@@ -15,8 +15,16 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from taskq import JobFailed, JobNotFound, PayloadError, ResultTimeout, TaskQ, as_completed, wait
-from taskq import waiting as waiting_module
+from taskq import (
+    JobFailed,
+    JobNotFound,
+    PayloadError,
+    ResultTimeout,
+    TaskQ,
+    as_completed,
+    inbox,
+    wait,
+)
 from taskq.handle import Batch, Handle
 from tests.endings import Endings, Later
 from tests.support import wait_until
@@ -226,7 +234,7 @@ def test_without_the_right_to_unblock(redis_url: str, jobs: Endings) -> None:
 def test_an_untimed_wait_says_why(
     app: TaskQ, jobs: Endings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(waiting_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(inbox, "PATIENCE_S", 0.05)
     handles = handles_of(app, jobs, 3)
     later = Later(
         lambda: caplog.records, lambda: jobs.finish_all({handle.id: 1 for handle in handles})
