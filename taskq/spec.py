@@ -103,13 +103,13 @@ class TaskSpec:
         """
         if self._app is not None:
             return self._app
-        found = self._found
-        if found is not None and found[0] == REGISTRY.changes:
+        changes, found = REGISTRY.changes, self._found
+        if found is not None and found[0] == changes:
             app = found[1]()
             if app is not None:
                 return app
         app = REGISTRY.app_for(self)
-        self._found = (REGISTRY.changes, weakref.ref(app))
+        self._found = (changes, weakref.ref(app))
         return app
 
     @property
