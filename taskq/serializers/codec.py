@@ -127,9 +127,13 @@ class Codec:
         """
         try:
             # The usual case first: JSON as it is, nothing to verify or inflate.
-            if self._reads_bare_json and type(data) is bytes and data[:1] == b"[":
-                if len(data) <= self._read_limit:
-                    return checked_call(json.decode(data))
+            if (
+                self._reads_bare_json
+                and type(data) is bytes
+                and data[:1] == b"["
+                and len(data) <= self._read_limit
+            ):
+                return checked_call(json.decode(data))
             opened, data = self._open(data)
             if opened is not None:
                 check_binding(opened, envelope.CALL, job_id, queue)

@@ -11,9 +11,11 @@ type (`User | dict`) leaves it as it is.
 
 from __future__ import annotations
 
+import builtins
 import collections.abc
 import dataclasses
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -185,14 +187,20 @@ def _same(value: Any) -> Any:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """Annotations of a class; without those that cannot be resolved (TYPE_CHECKING)."""
+    """Resolve a class's annotations; one that cannot be (TYPE_CHECKING) costs only itself."""
     try:
         return typing.get_type_hints(kind)
     except Exception:  # noqa: BLE001 - whatever a user's annotation raises
-        own: dict[str, Any] = {}
-        for base in reversed(kind.__mro__):
-            own |= inspect.get_annotations(base)
-        return {name: hint for name, hint in own.items() if not isinstance(hint, str)}
+        hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        namespace = vars(sys.modules.get(base.__module__, builtins))
+        for name, hint in inspect.get_annotations(base).items():
+            alone = types.SimpleNamespace(__annotations__={name: hint})
+            try:
+                hints |= typing.get_type_hints(alone, globalns=namespace)
+            except Exception:  # noqa: BLE001, S112 - see above
+                continue
+    return hints
 
 
 def _fields(kind: type, known: Mapping[type, Rebuild]) -> dict[str, Rebuild]:
