@@ -46,6 +46,8 @@ UNBEGUN_S = 0.1
 """A job that waited this long in a worker without a free slot goes back to its queue."""
 RECORD_S = 1.0
 """Jobs that run longer get RQ's execution record; shorter ones never pay for it."""
+SUSPECT_CRASHES = b"2"
+SUSPECT_S = 10.0
 PROGRESS_S = 0.3
 _SETTLE_AT_END_S = 10.0
 _LANE_AT_END_S = 10.0
@@ -94,6 +96,8 @@ class Runtime:
         self.listener = Listener(self.broker, self._heard)
         self._lane: Lane | None = None
         self._in_lane: set[str] = set()
+        self._suspects: list[Claim] = []
+        self._suspect: Claim | None = None
         self._progress_of: dict[str, str] = {}
         self._stop = asyncio.Event()
         self._stop_why = ""
@@ -165,6 +169,9 @@ class Runtime:
             *self.coroutines.waiting.values(),
             *self.threads.waiting.values(),
         ]
+        for claim in self._suspects[::-1]:
+            self.settler.add(claim, items.GIVEN_BACK)
+        self._suspects.clear()
         # each goes to the head of its queue: the last one first
         for claim in sorted(unbegun, key=lambda c: c.reserved_mono)[::-1]:
             self._give_back(claim)
@@ -252,10 +259,28 @@ class Runtime:
         if claim.fields.get(b"tq_cancel") == b"1":
             self.settler.add(claim, items.canceled(claim.unique))
             return
+        if claim.fields.get(b"tq_crashes", b"0") >= SUSPECT_CRASHES:
+            self._suspects.append(claim)
+            self._next_suspect()
+            return
         runner = self.coroutines if claim.is_async else self.threads
         runner.submit(claim)
         if claim.fields.get(b"tq_redeliver") == b"0" and claim.id in runner.waiting:
             self._give_back(claim)  # at most once: never held without being run
+
+    def _next_suspect(self) -> None:
+        """Jobs that were running at several deaths of their process begin one by one.
+
+        The one that kills is so told from those that only were beside it; who has run
+        for a while bars nobody any more.
+        """
+        last = self._suspect
+        if self._suspects and (
+            last is None
+            or (last.begun_mono and time.monotonic() - last.begun_mono > SUSPECT_S)
+        ):
+            claim = self._suspect = self._suspects.pop(0)
+            (self.coroutines if claim.is_async else self.threads).submit(claim)
 
     def _unknown(self, claim: Claim, err: UnknownTask) -> None:
         try:
@@ -280,6 +305,8 @@ class Runtime:
     def _give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
         if self.threads.take_back(claim) or self.coroutines.take_back(claim):
+            if claim is self._suspect:
+                self._suspect = None
             self.settler.add(claim, items.GIVEN_BACK)
 
     def _cut_short(self, claim: Claim) -> Item:
@@ -314,6 +341,9 @@ class Runtime:
         """A job's code has ended. On the loop."""
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
+        if claim is self._suspect:
+            self._suspect = None
+            self._loop.call_soon(self._next_suspect)
         seconds = 0.0
         if claim.begun_mono:
             seconds = time.monotonic() - claim.begun_mono
@@ -485,6 +515,7 @@ class Runtime:
                 self.threads.check_limits(now)
                 self.coroutines.check_limits(now)
                 self._return_late(now)
+                self._next_suspect()
                 if self._progress_of and now - last_progress > PROGRESS_S:
                     last_progress = now
                     await self._write_progress()
@@ -501,7 +532,8 @@ class Runtime:
                     self._give_back(claim)
 
     def _check_end(self) -> None:
-        busy = self.threads.busy + self.coroutines.busy + self.settler.pending + len(self._in_lane)
+        busy = self.threads.busy + self.coroutines.busy + self.settler.pending
+        busy += len(self._in_lane) + len(self._suspects)
         if self.settings.max_jobs is not None and self.jobs >= self.settings.max_jobs and not busy:
             self.stop("jobs")
         elif self.settings.burst and self.fetcher.empty and not busy:

@@ -155,7 +155,7 @@ class Supervisor:
         ]
         for index in range(self._settings.processes):
             self._start(index)
-        while self._children or self._pending:
+        while self._children or self._pending or not self._over():
             self._watch()
             self._pending = [task for task in self._pending if not task.done()]
             await asyncio.sleep(CHECK_S if not self._stop else 0.02)
@@ -165,6 +165,10 @@ class Supervisor:
         await self._link.aclose()
         log.info("Stopped: %d jobs done by this server's workers", self._jobs)
         return self._exit
+
+    def _over(self) -> bool:
+        """Whether no process is to be started any more."""
+        return self._stop or len(self._ended) == self._settings.processes
 
     # -- signals -------------------------------------------------------------------------
 

@@ -1,0 +1,316 @@
+"""Processes that die, hang or are told to stop: nothing is lost, and what was not begun is not doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+import redis
+
+from tests.conftest import AppModule
+from tests.engine import LEDGER, Ledger, descendants, misplaced, places, reason, status
+from tests.support import WorkerStarter, wait_until
+
+APP = (
+    LEDGER
+    + """
+import asyncio, ctypes, os, signal, sys, time
+from taskq import TaskQ, current_job
+
+queue = TaskQ()
+
+@queue.task
+def dies(how):
+    note("dies", how, current_job().id)
+    if how == "exit": os._exit(7)
+    if how == "exit 0": os._exit(0)
+    if how == "segfault": ctypes.string_at(0)
+    if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+
+@queue.task
+def dies_once(how):
+    note("dies_once", current_job().attempt)
+    if current_job().attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return current_job().attempt
+
+@queue.task
+async def long(seconds):
+    note("long", os.getpid())
+    await asyncio.sleep(seconds)
+    note("long end")
+    return os.getpid()
+
+@queue.task
+def long_thread(seconds):
+    note("long", os.getpid())
+    time.sleep(seconds)
+    note("long end")
+    return os.getpid()
+
+@queue.task(redeliver=False)
+def once(seconds):
+    note("once")
+    time.sleep(seconds)
+
+@queue.task(redeliver=False)
+async def once_async(seconds):
+    note("once")
+    await asyncio.sleep(seconds)
+
+@queue.task
+def number(n):
+    note("number", n)
+    return n
+
+@queue.task
+async def anumber(n):
+    await asyncio.sleep(0.001)
+    note("number", n)
+    return n
+"""
+)
+
+
+@pytest.fixture
+def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
+    return app_module(APP)
+
+
+@pytest.fixture
+def target(app) -> str:
+    return f"{app.__name__}:queue"
+
+
+@pytest.fixture
+def ledger(app, tmp_path) -> Ledger:
+    return Ledger(tmp_path / "ledger.txt")
+
+
+def numbers(ledger: Ledger) -> Counter[int]:
+    return Counter(int(line.split()[1]) for line in ledger.lines() if line.startswith("number "))
+
+
+def drained(client: redis.Redis) -> bool:
+    return not client.exists("rq:queue:default", "rq:wip:default", "rq:scheduled:default")
+
+
+# -- death -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["exit", "exit 0", "segfault", "kill"])
+def test_a_job_that_kills_its_process_is_failed_after_three_and_harms_nobody(
+    app, target, worker: WorkerStarter, ledger, redis_client, how
+):
+    neighbours = [app.long.delay(0.3) for _ in range(3)]
+    killer = app.dies.delay(how)
+    after = app.number.map(range(20))
+    worker(target, "--threads", "1", "--concurrency", "5", timeout=10)
+    error = killer.exception(timeout=15)
+    assert error is not None
+    assert "Crash loop: 3 worker processes" in error.message
+    assert ledger.count(f"dies {how} {killer.id}") == 3
+    assert [h.result(timeout=10) for h in after] == list(range(20))
+    for one in neighbours:
+        assert one.result(timeout=10)
+    assert places(redis_client, killer.id) == ["rq:failed:default"]
+    assert misplaced(redis_client, [h.id for h in (*neighbours, *after)]) == {}
+    assert max(numbers(ledger).values()) == 1
+
+
+def test_what_a_killed_child_held_runs_again_at_once(app, target, worker, ledger, redis_client):
+    handle = app.dies_once.delay("kill")
+    worker(target)
+    assert handle.result(timeout=10) == 2
+    assert redis_client.hget(f"rq:job:{handle.id}", "tq_crashes") == b"1"
+
+
+def test_kill_nine_of_a_child_under_load_loses_nothing(
+    app, target, worker, ledger, redis_client
+):
+    handles = [*app.number.map(range(3000)), *app.anumber.map(range(3000, 6000))]
+    process = worker(target, processes=2)
+    chosen = random.Random(4)
+    for done in (500, 2000, 4000):
+        wait_until(lambda done=done: len(ledger.lines()) > done, 15)
+        children = descendants(process.pid)
+        if children:
+            os.kill(chosen.choice(children), signal.SIGKILL)
+    killed = time.monotonic()
+    wait_until(lambda: drained(redis_client), 15)
+    assert time.monotonic() - killed < 12
+    runs = numbers(ledger)
+    assert set(runs) == set(range(6000))
+    assert sum(runs.values()) - 6000 <= 3 * 300  # only what the dead had in hand ran twice
+    assert misplaced(redis_client, [h.id for h in handles]) == {}
+
+
+def test_at_most_once_is_failed_and_not_run_again(app, target, worker, ledger, redis_client):
+    handle = app.once.delay(30)
+    process = worker(target)
+    wait_until(lambda: ledger.count("once") == 1)
+    os.kill(descendants(process.pid)[0], signal.SIGKILL)
+    error = handle.exception(timeout=10)
+    assert "redeliver=False" in error.message
+    process.wait_for_log("starting another")
+    assert app.number.delay(1).result(timeout=10) == 1
+    assert ledger.count("once") == 1
+
+
+@pytest.mark.parametrize("task", ["once", "once_async"])
+def test_at_most_once_also_when_the_grace_time_is_over(
+    app, target, worker, ledger, redis_client, task
+):
+    handle = getattr(app, task).delay(30)
+    process = worker(target, "--grace", "0.2")
+    wait_until(lambda: ledger.count("once") == 1)
+    assert process.stop() == 0
+    assert "redeliver=False" in handle.exception(timeout=5).message
+    assert places(redis_client, handle.id) == ["rq:failed:default"]
+
+
+# -- signals ---------------------------------------------------------------------------------
+
+
+def test_terms_at_random_moments_under_load(app, target, worker, ledger, redis_client):
+    """Each worker is stopped while it is busy; together they run every job exactly once."""
+    total = 2000
+    handles = []
+    for start in range(0, total, 500):
+        handles += app.number.map(range(start, start + 250))
+        handles += app.anumber.map(range(start + 250, start + 500))
+    chosen = random.Random(7)
+    stops = 0
+    while not drained(redis_client) and stops < 4:
+        process = worker(target, "--threads", "4", "--concurrency", "20")
+        before = len(ledger.lines())
+        wait_until(lambda: len(ledger.lines()) > before + 100 or drained(redis_client))
+        time.sleep(chosen.uniform(0, 0.05))
+        assert process.stop() == 0
+        assert not redis_client.exists("rq:wip:default")
+        assert not redis_client.keys("taskq:claim:*")
+        stops += 1
+    if not drained(redis_client):
+        worker(target, "--burst").wait(15)
+    assert stops > 1
+    runs = numbers(ledger)
+    assert set(runs) == set(range(total))
+    assert [n for n, times in runs.items() if times > 1] == []
+    assert misplaced(redis_client, [h.id for h in handles]) == {}
+
+
+def test_a_stop_keeps_the_order_of_what_had_not_begun(app, target, worker, ledger, redis_client):
+    app.long_thread.delay(0.3)
+    handles = app.number.map(range(300))
+    process = worker(target, "--threads", "1")
+    wait_until(lambda: ledger.lines())
+    assert process.stop() == 0
+    left = [raw.decode() for raw in redis_client.lrange("rq:queue:default", 0, -1)]
+    done = len(numbers(ledger))
+    assert left == [h.id for h in handles][done:]
+    worker(target, "--threads", "1", "--burst").wait(15)
+    assert [int(line.split()[1]) for line in ledger.lines() if "number" in line] == list(range(300))
+
+
+@pytest.mark.parametrize("task", ["long", "long_thread"])
+def test_the_grace_time_ends_and_the_job_runs_elsewhere(
+    app, target, worker, ledger, redis_client, task
+):
+    handle = getattr(app, task).delay(1.5)
+    process = worker(target, "--grace", "0.3")
+    wait_until(lambda: ledger.lines())
+    began = time.monotonic()
+    assert process.stop() == 0
+    assert time.monotonic() - began < 2.3
+    assert places(redis_client, handle.id) == ["rq:queue:default"]
+    worker(target)
+    assert handle.result(timeout=10)
+    assert redis_client.hget(f"rq:job:{handle.id}", "tq_crashes") is None
+
+
+def test_a_second_term_stops_now_and_counts_no_crash(app, target, worker, ledger, redis_client):
+    handle = app.long_thread.delay(30)
+    process = worker(target)
+    wait_until(lambda: ledger.lines())
+    process.signal(signal.SIGTERM)
+    process.wait_for_log("Stopping: running jobs have")
+    time.sleep(0.6)  # a second signal within half a second is taken for the same key press
+    began = time.monotonic()
+    process.signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert time.monotonic() - began < 2
+    assert places(redis_client, handle.id) == ["rq:queue:default"]
+    assert redis_client.hget(f"rq:job:{handle.id}", "tq_crashes") is None
+
+
+def test_ctrl_c_reaches_the_whole_group_and_drains(app, target, worker, ledger, redis_client):
+    handle = app.long_thread.delay(0.6)
+    process = worker(target, processes=2)
+    wait_until(lambda: ledger.lines())
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(5) == 0
+    assert ledger.count("long end") == 1
+    assert handle.result(timeout=5)
+
+
+def test_term_of_a_child_alone_only_replaces_it(app, target, worker, redis_client):
+    process = worker(target)
+    [child] = descendants(process.pid)
+    os.kill(child, signal.SIGTERM)
+    wait_until(lambda: descendants(process.pid) not in ([], [child]))
+    assert app.number.delay(1).result(timeout=10) == 1
+
+
+def test_hup_replaces_the_processes_one_by_one(app, target, worker, redis_client, ledger):
+    process = worker(target, processes=2)
+    before = set(descendants(process.pid))
+    handles = app.anumber.map(range(2000))
+    process.signal(signal.SIGHUP)
+    wait_until(lambda: len(set(descendants(process.pid)) - before) == 2, 15)
+    wait_until(lambda: not set(descendants(process.pid)) & before, 15)
+    assert [h.result(timeout=10) for h in handles] == list(range(2000))
+    assert set(numbers(ledger).values()) == {1}
+    assert process.running
+
+
+def test_children_drain_when_the_supervisor_is_killed(app, target, worker, ledger, redis_client):
+    handle = app.long_thread.delay(0.7)
+    process = worker(target, processes=2)
+    children = descendants(process.pid)
+    wait_until(lambda: ledger.lines())
+    os.kill(process.pid, signal.SIGKILL)
+    process.process.wait()
+    assert handle.result(timeout=10)
+    wait_until(lambda: not [c for c in children if _alive(c)])
+    assert status(redis_client, handle.id) == "finished"
+    assert redis_client.smembers("rq:workers") == set()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_quit_prints_stacks_and_goes_on(app, target, worker):
+    process = worker(target)
+    process.signal(signal.SIGQUIT)
+    process.wait_for_log("most recent call first")
+    assert app.number.delay(3).result(timeout=10) == 3
+
+
+def test_the_reason_of_a_crash_loop_names_the_last_worker(app, target, worker, redis_client):
+    handle = app.dies.delay("exit")
+    worker(target)
+    handle.exception(timeout=15)
+    assert redis_client.hget(f"rq:job:{handle.id}", "worker_name").decode() in reason(
+        redis_client, handle.id
+    )
