@@ -30,7 +30,7 @@ INNER_FIRST = """
     broker
     context
     signature annotations definition option_checks options unique registry spec
-    patience questions verdict pending progress callbacks future waiting batch handle
+    patience questions verdict pending progress callbacks future inbox waiting batch handle
     calls tasks app finder
     inspector operations
     embedded demo
