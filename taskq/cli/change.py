@@ -105,7 +105,8 @@ def cancel_command(ids: tuple[str, ...], **options: Any) -> None:
         chosen, sample = _choose(broker, ids, options, ("queued", "scheduled", "deferred"))
         if not _agreed(chosen, sample, options, "Cancel", "be canceled"):
             return
-        done = cancel(broker, chosen)
+        # Oldest first: each is then found at the head of its queue, not after all others.
+        done = cancel(broker, chosen if ids else chosen[::-1])
     words = {"canceled": "canceled", "asked": "running, asked to stop"}
     _report(asdict(done), options, "canceled", words, named=bool(ids))
     if ids and (done.ended or done.missing):

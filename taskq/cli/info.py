@@ -49,6 +49,9 @@ beat     how long ago a worker last said that it lives
 _STALE_S = 60.0
 """A worker silent for this long is worth a look: ours beat every 5 s, RQ's within 60 s at work."""
 
+_DEADLINE_S = 3.0
+"""An outage of Redis shows after this time, and --watch goes on."""
+
 _STATES = {"busy": "green", "suspended": "yellow"}
 
 
@@ -68,7 +71,7 @@ def info_command(redis_url: str | None, as_json: bool, watch: bool, interval: fl
     from taskq.inspector import overview  # noqa: PLC0415
     from taskq.settings import redact  # noqa: PLC0415
 
-    with open_inspector(redis_url) as inspector:
+    with open_inspector(redis_url, deadline_s=_DEADLINE_S) as inspector:
         url = redact(inspector.url)
 
         def look() -> Overview:

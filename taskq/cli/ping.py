@@ -25,7 +25,6 @@ Exit code 1 where there is no Redis.
 """
 
 _PINGS = 5
-_DEADLINE_S = 2.0
 _SOURCES = {"argument": "--redis-url", "default": "the default"}
 
 
@@ -37,7 +36,7 @@ def ping_command(redis_url: str | None, as_json: bool) -> None:
     from taskq.inspector.server import server_info  # noqa: PLC0415
     from taskq.settings import redact  # noqa: PLC0415
 
-    with open_broker(redis_url, deadline_s=_DEADLINE_S) as broker:
+    with open_broker(redis_url) as broker:
         round_trip_ms = _round_trip_ms(broker)
         server = server_info(*broker.pipe([("INFO", "server")]))
         url, source = redact(broker.url), broker.source

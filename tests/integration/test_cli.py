@@ -16,7 +16,8 @@ import pytest
 import rq
 from click.testing import CliRunner
 
-from taskq.cli import main
+from taskq.cli import info, main
+from taskq.embedded import EmbeddedRedis
 from tests.support import ROOT, wait_until
 
 APP = """
@@ -423,6 +424,45 @@ def test_watch_redraws_until_interrupted(terminal, jobs, redis_client):
     assert shell.process.wait(10) == 130
     shell.expect("\x1b[?1049l")  # the alternate screen is left
     assert "Traceback" not in shell.seen
+
+
+def test_watch_waits_out_an_outage(terminal, tmp_path):
+    place = tmp_path / "redis"
+    with EmbeddedRedis.start(directory=place) as server:
+        shell = terminal("info", "--watch", "--interval", "0.1", "--redis-url", server.url)
+        shell.expect("No queues yet.")
+    shell.expect("No Redis at")
+    shell.seen = ""
+    with EmbeddedRedis.start(directory=place):
+        shell.expect("No queues yet.")
+
+
+def test_watch_without_rich(monkeypatch, capsys):
+    def lines():
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return ["a line"]
+
+    seen = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(KeyboardInterrupt):
+        info._watch(lines, 0.001)
+    assert capsys.readouterr().out.count("a line") == 2
+
+
+def test_another_prefix(cli, redis_client, monkeypatch):
+    redis_client.sadd("shop:queues", "shop:queue:default")
+    redis_client.rpush("shop:queue:default", "j")
+    redis_client.hset(
+        "shop:job:j",
+        mapping={"status": "queued", "origin": "default", "data": '["a.b", null, [], {}]'},
+    )
+    assert cli("jobs", data=True)["jobs"] == []
+    monkeypatch.setenv("RQ_KEY_PREFIX", "shop")
+    assert cli("jobs", data=True)["jobs"][0]["task"] == "a.b"
+    assert cli("cancel", "j", "--yes").stdout == "1 job canceled.\n"
+    assert redis_client.zcard("shop:canceled:default") == 1
 
 
 def test_watch_as_json_is_a_line_each_time(redis_url, jobs):

@@ -3,7 +3,7 @@
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 job id   2 now, ISO (optional)
 -- RETURN 1 it waited and will not run   2 it runs and was asked to stop   0 it had ended   -1 no such job
--- O(length of the queue) where it waits.
+-- O(place in the queue) where it waits.
 local id, iso = ARGV[1], ARGV[2] or ''
 local key = jobkey(id)
 local f = redis.pcall('HMGET', key, 'status', 'origin', 'tq_unique', 'failure_ttl')
@@ -15,7 +15,7 @@ if status == 'started' then
   redis.pcall('PUBLISH', OWN .. 'cancel', id)
   return 2
 end
-redis.pcall('LREM', listkey(queue), 0, id)
+redis.pcall('LREM', listkey(queue), 1, id)  -- a second entry is dropped by reserve
 for _, kind in ipairs({ 'scheduled', 'deferred', 'ready' }) do redis.pcall('ZREM', registry(kind, queue), id) end
 redis.pcall('HSET', key, 'status', 'canceled')
 if iso ~= '' then redis.pcall('HSET', key, 'ended_at', iso) end
