@@ -10,42 +10,28 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from taskq.calls import Call, build, to_batch
 from taskq.definition import module_name
 from taskq.errors import ConfigError, InvalidArguments, UnknownTask
 from taskq.handle import Batch, Handle
 from taskq.option_checks import check_job_id
-from taskq.options import CallOptions
 from taskq.registry import REGISTRY
 from taskq.serializers import Codec
 from taskq.settings import load, redact, redis_url
-from taskq.tasks import Task
+from taskq.tasks import Decorator, Task, TaskOptions, name_taken, task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from taskq.broker.client import Broker
 
+# `task` is exported from here: a library's unbound task may need `REGISTRY.make_app`.
+__all__ = ["TaskQ", "task"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class TaskOptions(CallOptions, total=False):
-    """What `@queue.task(...)` and `@task(...)` take: the options, and what only they take."""
-
-    name: str
-    aliases: Sequence[str]
-    mode: str
-
-
-class Decorator(Protocol):
-    """What `@queue.task(...)` with parentheses gives."""
-
-    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]:
-        """Make a task of a function."""
-        ...
 
 
 class TaskQ:
@@ -170,7 +156,7 @@ class TaskQ:
             for name in (task.name, *task.aliases):
                 holder = self.tasks.get(name)
                 if holder is not None and holder is not task and not task.replaces(holder):
-                    raise _taken(name, holder, task)
+                    raise name_taken(name, holder, task)
             for name in (task.name, *task.aliases):
                 self.tasks[name] = task
 
@@ -187,8 +173,8 @@ class TaskQ:
 
     def _adopt(self) -> None:
         """Take the unbound tasks of `include`, and of the module in which the app was found."""
-        for task in REGISTRY.unbound(self.include, self._name.partition(":")[0]):
-            self._add(task)
+        for unbound in REGISTRY.unbound(self.include, self._name.partition(":")[0]):
+            self._add(unbound)
 
     def lookup(self, name: str) -> Task[..., Any]:
         """Return the task of that name or alias.
@@ -275,36 +261,11 @@ class TaskQ:
 
     def _find_name(self) -> str:
         """Look where the app is kept: in a module that defines some of its tasks."""
-        for module in dict.fromkeys(task.fn.__module__ for task in self.tasks.values()):
+        for module in dict.fromkeys(one.fn.__module__ for one in self.tasks.values()):
             for attribute, value in list(vars(sys.modules.get(module, object)).items()):
                 if value is self:
                     return f"{module_name(module)}:{attribute}"
         return ""
-
-
-@overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def task(**options: Unpack[TaskOptions]) -> Decorator: ...
-def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make an unbound task, for libraries: it belongs to the app that includes its module.
-
-    In a process that only enqueues it goes to the app that includes its module, else to
-    the only app, else to one made from the environment.
-
-    Raises:
-        ConfigError: the function cannot be a task, an option is wrong, or the name is
-            taken.
-    """
-
-    def decorate(fn: Callable[P, R], /) -> Task[P, R]:
-        made = Task(fn, None, options)
-        before = REGISTRY.add_unbound(made.fn.__module__, made.fn.__qualname__, made)
-        if before is not None and not made.replaces(before):
-            raise _taken(made.name, before, made)
-        return made
-
-    return decorate if fn is None else decorate(fn)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -340,16 +301,6 @@ def _import_included(module: str) -> None:
         raise ConfigError(
             f"include names {module!r}, and there is no module {missing!r}."
         ) from error
-
-
-def _taken(name: str, holder: Task[..., Any], task: Task[..., Any]) -> ConfigError:
-    def place(of: Task[..., Any]) -> str:
-        return f"{of.fn.__module__}.{of.fn.__qualname__}"
-
-    return ConfigError(
-        f"The task name {name!r} is taken twice: by {place(holder)} and by {place(task)}. "
-        "Rename one, or give it a name=... of its own."
-    )
 
 
 REGISTRY.make_app = TaskQ

@@ -10,13 +10,15 @@ the decorator instead would be wrong for functions that return `Any`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from taskq.calls import Call, build, to_batch
+from taskq.errors import ConfigError
 from taskq.handle import Batch, Handle
 from taskq.option_checks import check_job_id
 from taskq.options import CallOptions, Options
+from taskq.registry import REGISTRY
 from taskq.spec import Arguments, TaskSpec
 
 if TYPE_CHECKING:  # the checkers bring it along; at run time Python 3.10 does not have it
@@ -27,6 +29,22 @@ Rest = ParamSpec("Rest")
 R = TypeVar("R")
 X = TypeVar("X")
 C = TypeVar("C", covariant=True)  # noqa: PLC0105 - named as in INTERFACE.md
+
+
+class TaskOptions(CallOptions, total=False):
+    """What `@queue.task(...)` and `@task(...)` take: the options, and what only they take."""
+
+    name: str
+    aliases: Sequence[str]
+    mode: str
+
+
+class Decorator(Protocol):
+    """What `@queue.task(...)` with parentheses gives."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]:
+        """Make a task of a function."""
+        ...
 
 
 class Task(TaskSpec, Generic[P, C]):
@@ -210,3 +228,40 @@ def _with_options(origin: Task[P, C], opts: Options) -> Task[P, C]:
     copy = origin.options()
     copy.opts = opts
     return copy
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Unpack[TaskOptions]) -> Decorator: ...
+def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make an unbound task, for libraries: it belongs to the app that includes its module.
+
+    In a process that only enqueues it goes to the app that includes its module, else to
+    the only app, else to one made from the environment.
+
+    Raises:
+        ConfigError: the function cannot be a task, an option is wrong, or the name is
+            taken.
+    """
+
+    def decorate(fn: Callable[P, R], /) -> Task[P, R]:
+        made = Task(fn, None, options)
+        before = REGISTRY.add_unbound(made.fn.__module__, made.fn.__qualname__, made)
+        if before is not None and not made.replaces(before):
+            raise name_taken(made.name, before, made)
+        return made
+
+    return decorate if fn is None else decorate(fn)
+
+
+def name_taken(name: str, holder: Task[..., Any], task: Task[..., Any]) -> ConfigError:
+    """Return the error for two tasks of one name."""
+
+    def place(of: Task[..., Any]) -> str:
+        return f"{of.fn.__module__}.{of.fn.__qualname__}"
+
+    return ConfigError(
+        f"The task name {name!r} is taken twice: by {place(holder)} and by {place(task)}. "
+        "Rename one, or give it a name=... of its own."
+    )
