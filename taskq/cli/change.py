@@ -81,6 +81,7 @@ def retry_command(ids: tuple[str, ...], **options: Any) -> None:
     """Choose, ask, queue again."""
     from taskq.operations import retry  # noqa: PLC0415
 
+    _check_choice(ids, options)
     with open_broker(options["redis_url"]) as broker:
         chosen, sample = _choose(broker, ids, options, ("failed", "stopped"))
         if not _agreed(chosen, sample, options, "Run again", "run again"):
@@ -101,6 +102,7 @@ def cancel_command(ids: tuple[str, ...], **options: Any) -> None:
     """Choose, ask, cancel."""
     from taskq.operations import cancel  # noqa: PLC0415
 
+    _check_choice(ids, options)
     with open_broker(options["redis_url"]) as broker:
         chosen, sample = _choose(broker, ids, options, ("queued", "scheduled", "deferred"))
         if not _agreed(chosen, sample, options, "Cancel", "be canceled"):
@@ -115,19 +117,21 @@ def cancel_command(ids: tuple[str, ...], **options: Any) -> None:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
+def _check_choice(ids: tuple[str, ...], options: dict[str, Any]) -> None:
+    by_filter = filtered(options) or options["everything"]
+    if ids and (by_filter or options["limit"]):
+        raise click.UsageError("Give ids or filters, not both.", click.get_current_context())
+    if not ids and not by_filter:
+        message = "Which jobs? Give ids, a filter, or --all."
+        raise click.UsageError(message, click.get_current_context())
+
+
 def _choose(
     broker: Broker, ids: tuple[str, ...], options: dict[str, Any], default: Iterable[str]
 ) -> tuple[list[str], list[JobRow]]:
     """The ids to change, newest first or as given, and the first few of them, read."""
     from taskq.inspector import Inspector, find, listed  # noqa: PLC0415
 
-    chosen_by_filter = filtered(options) or options["everything"]
-    if ids and (chosen_by_filter or options["limit"]):
-        raise click.UsageError("Give ids or filters, not both.", click.get_current_context())
-    if not ids and not chosen_by_filter:
-        raise click.UsageError(
-            "Which jobs? Give ids, a filter, or --all.", click.get_current_context()
-        )
     inspector = Inspector(broker)
     if ids:
         unique = list(dict.fromkeys(ids))

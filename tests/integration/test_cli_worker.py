@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import rq
 
 from taskq.embedded import EmbeddedRedis
 from tests.support import wait_until
@@ -146,3 +147,12 @@ def test_without_redis_it_waits(app, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_plain_rq_jobs_without_an_app(redis_url, redis_client, tmp_path):
+    job = rq.Queue("default", connection=redis_client).enqueue("builtins.abs", -4)
+    done = run("--rq", "--burst", "--processes", "1", cwd=tmp_path, TASKQ_REDIS_URL=redis_url)
+    assert done.returncode == 0, done.stderr
+    assert "     app  none: any RQ job\n" in done.stdout
+    assert "--rq: payloads are unpickled" in done.stderr
+    assert job.return_value() == 4

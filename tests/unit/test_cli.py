@@ -36,9 +36,10 @@ def run(*args, **settings):
 
 
 def python(code, *args):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=True
-    )
+    # Coverage, where it follows subprocesses, would be among the modules.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-c", code, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return done.stdout
 
 
