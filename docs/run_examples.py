@@ -35,7 +35,8 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 GOES_ON = re.compile(
-    r"(\S+=\S* )*taskq (worker(?!.* --burst)|scheduler|dashboard|dev)\b(?!.*--help)"
+    r"(\S+=\S* )*taskq (worker(?!.* --burst)|scheduler|dashboard|dev|info .*--watch)\b"
+    r"(?!.*--help)"
 )
 NOT_OURS = re.compile(r"(pip|pipx|uv|make|git|docker|cd|sudo|apt)\b")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -64,17 +65,20 @@ class Page:
 
     def run(self, command: str) -> str:
         """Run to its end; returns the output."""
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=self.home,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                shell=True,
+                cwd=self.home,
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"[exit code: it does not end within {TIMEOUT_S:g} s]\n"
         return done.stdout + (f"[exit code {done.returncode}]\n" if done.returncode else "")
 
     def start(self, command: str, expected: str) -> str:
