@@ -26,6 +26,8 @@ log = logging.getLogger("taskq.worker")
 KEEP_S = 60
 """Seconds for which Redis keeps a worker's record after its last heartbeat."""
 _PATIENCE_S = 10.0
+_HELLO_S, _BYE_S = 2.0, 2.0
+"""Shorter at both ends of a worker's life: it says soon what it waits for, and leaves in time."""
 _PAGE = 1000
 
 
@@ -77,15 +79,18 @@ async def release(
         BrokerUnavailable: no answer.
     """
     args = [uid, what, broker.clock.iso(), MAX_CRASHES, story, *begun]
-    _now, requeued, failed = await _run(broker, link, "release", args)
+    patience_s = _BYE_S if what == "bye" else _PATIENCE_S
+    _now, requeued, failed = await _run(broker, link, "release", args, patience_s)
     return int(requeued), int(failed)
 
 
-async def _run(broker: Broker, link: AsyncLink, name: str, args: list[Any]) -> Any:
+async def _run(
+    broker: Broker, link: AsyncLink, name: str, args: list[Any], patience_s: float = _PATIENCE_S
+) -> Any:
     chosen = script(name)
     keys = [broker.keys.prefix, broker.keys.own]
     return await run_script(
-        link, chosen, lambda _resend: pack_script(chosen, keys, args), _PATIENCE_S
+        link, chosen, lambda _resend: pack_script(chosen, keys, args), patience_s
     )
 
 
@@ -108,7 +113,7 @@ async def register(
         *(("SADD", f"{keys.prefix}:workers:{queue}", key) for queue in queues),
     ]  # fmt: skip
     packed = pack_all(commands)
-    await link.ask(lambda _resend: packed, len(commands), _PATIENCE_S)
+    await link.ask(lambda _resend: packed, len(commands), _HELLO_S)
 
 
 async def unregister(broker: Broker, link: AsyncLink, name: str, queues: Sequence[str]) -> None:
@@ -123,7 +128,7 @@ async def unregister(broker: Broker, link: AsyncLink, name: str, queues: Sequenc
         ("DEL", f"{key}:executions"),
     ]
     packed = pack_all(commands)
-    await link.ask(lambda _resend: packed, len(commands), _PATIENCE_S)
+    await link.ask(lambda _resend: packed, len(commands), _BYE_S)
 
 
 async def every(period_s: float, step: Callable[[], Any], what: str) -> None:

@@ -111,7 +111,16 @@ class Runtime:
 
     async def run(self, ready: Any = None) -> str:
         """Work until told to stop; returns why it stopped: "asked", "burst", "jobs", "fenced"."""
-        await self._register()
+        stopping = self._loop.create_task(self._stop.wait())
+        hello = self._loop.create_task(self._register())
+        await asyncio.wait([hello, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not hello.done():  # told to stop while there is no Redis: nothing is in hand
+            hello.cancel()
+            await asyncio.gather(hello, return_exceptions=True)
+            for link in self._links:
+                await link.aclose()
+            return self._stop_why
+        hello.result()
         if ready is not None:
             ready()
         services: Sequence[Coroutine[Any, Any, Any]] = (
@@ -123,7 +132,6 @@ class Runtime:
         )
         self._services = [self._loop.create_task(one) for one in services]
         fetching = self._loop.create_task(self.fetcher.run())
-        stopping = self._loop.create_task(self._stop.wait())
         await asyncio.wait([fetching, stopping], return_when=asyncio.FIRST_COMPLETED)
         if fetching.done() and not fetching.cancelled():
             error = fetching.exception()

@@ -160,9 +160,14 @@ class Settler:
         args += jobs
         keys = [self._broker.keys.prefix, self._broker.keys.own]
         chosen = script("settle")
-        answer = await run_script(
-            self._link, chosen, lambda _resend: pack_script(chosen, keys, args), PATIENCE_S
-        )
+        resent = False
+
+        def make(resend: bool) -> bytes:
+            nonlocal resent
+            resent = resent or resend
+            return pack_script(chosen, keys, args)
+
+        answer = await run_script(self._link, chosen, make, PATIENCE_S)
         self._subtract(*counted)
         del self._items[: len(batch)]
         for place, code in zip(order, answer, strict=True):
@@ -171,7 +176,7 @@ class Settler:
             if code == HAS_DEPENDENTS:
                 self._to_lane(claim)
                 continue
-            if code == LOST:
+            if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)
             self._settled(claim)
 

@@ -131,9 +131,7 @@ def test_what_a_killed_child_held_runs_again_at_once(app, target, worker, ledger
     assert redis_client.hget(f"rq:job:{handle.id}", "tq_crashes") == b"1"
 
 
-def test_kill_nine_of_a_child_under_load_loses_nothing(
-    app, target, worker, ledger, redis_client
-):
+def test_kill_nine_of_a_child_under_load_loses_nothing(app, target, worker, ledger, redis_client):
     handles = [*app.number.map(range(3000)), *app.anumber.map(range(3000, 6000))]
     process = worker(target, processes=2)
     chosen = random.Random(4)

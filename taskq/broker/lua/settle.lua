@@ -79,7 +79,7 @@ local function cancel(queue, unique, id)
 end
 
 begin_writing()
-local out = {}
+local out, some = {}, false
 while at <= #ARGV do
   local kind, q, exec, unique, option, n = unpack(ARGV, at, at + 5)
   local queue, step = queues[tonumber(q)], width[kind]
@@ -106,7 +106,7 @@ while at <= #ARGV do
     elseif any and call(EXISTS, dependents[i]) == 1 then
       out[#out + 1] = 2
     else
-      out[#out + 1] = 1
+      out[#out + 1], some = 1, true
       gone[#gone + 1] = members[i]
       if kind == 'f' then
         finish(queue, exec, unique, ttl, marker, id, a, scored)
@@ -128,6 +128,7 @@ while at <= #ARGV do
   at = last + 1
 end
 
+if not some and #out > 0 then return out end  -- sent a second time: counted already
 for n = 0, ARGV[stats] - 1 do
   local s = stats + 1 + n * 3
   count(queues[tonumber(ARGV[s])], ARGV[s + 1], tonumber(ARGV[s + 2]))
