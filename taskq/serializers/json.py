@@ -173,7 +173,7 @@ def decode(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise PayloadError(f"not UTF-8 text: {error.reason} at byte {error.start}.") from None
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise PayloadError(f"not a JSON payload: {error}.") from None
+        raise PayloadError(f"not a JSON payload: {str(error)[:200]}.") from None
     # Each level of nesting needs two brackets: few brackets need no look.
     if (
         len(data) > 2 * MAX_DEPTH

@@ -214,7 +214,7 @@ def _fields(kind: type, known: Mapping[type, Rebuild]) -> dict[str, Rebuild]:
 
 
 def _failed(kind: type, error: Exception) -> PayloadError:
-    reason = str(error).rstrip(".")
+    reason = str(error)[:500].rstrip(".")
     return PayloadError(f"Cannot make {kind.__name__} from the payload: {reason}.")
 
 

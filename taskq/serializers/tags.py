@@ -41,6 +41,8 @@ MARK = "$t"
 MAX_DEPTH = 128
 """Levels of JSON arrays and objects, both when writing and when reading."""
 
+_FEW_MEMBERS = 1_000
+
 
 def _of(kind: type, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`make` for values of exactly `kind`; anything else is not what we wrote."""
@@ -51,6 +53,13 @@ def _of(kind: type, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return make(value)
 
     return checked
+
+
+def _checked_members(members: list[Any]) -> list[Any]:
+    """The members of a set, unless they were chosen to have one hash: building takes n² then."""
+    if len(members) > _FEW_MEMBERS and len(set(map(hash, members))) < len(members) // 4:
+        raise ValueError("the members of a set have the same hash")
+    return members
 
 
 def _unpack_complex(parts: list[Any]) -> complex:
@@ -82,8 +91,8 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {
     "decimal": _of(str, Decimal),
     "bytes": _of(str, lambda text: base64.b64decode(text, validate=True)),
     "bytearray": _of(str, lambda text: bytearray(base64.b64decode(text, validate=True))),
-    "set": _of(list, set),
-    "frozenset": _of(list, frozenset),
+    "set": _of(list, lambda members: set(_checked_members(members))),
+    "frozenset": _of(list, lambda members: frozenset(_checked_members(members))),
     "tuple": _of(list, tuple),
     "complex": _of(list, _unpack_complex),
     "path": _of(str, pathlib.Path),

@@ -85,11 +85,11 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, float):
-        return left == right and math.copysign(1, left) == math.copysign(1, right)
+        return bool(left == right) and math.copysign(1, left) == math.copysign(1, right)
     if isinstance(left, Decimal):
-        return left.as_tuple() == right.as_tuple()
+        return bool(left.as_tuple() == right.as_tuple())
     if isinstance(left, dt.datetime):
-        return left == right and left.utcoffset() == right.utcoffset()
+        return bool(left == right) and left.utcoffset() == right.utcoffset()
     return bool(left == right)
 
 

@@ -75,7 +75,7 @@ def test_a_payload_of_another_job_or_queue_is_refused(
 
 
 def test_a_payload_of_another_purpose_is_refused() -> None:
-    call = ["os.system", None, ["true"], {}]  # a result that would make a call
+    call: Any = ["os.system", None, ["true"], {}]  # a result that would make a call
     result = SIGNED.dump_value(call, job_id="abc", kind="result")
     meta = SIGNED.dump_value({"a": 1}, job_id="abc", kind="meta")
     unbound = SIGNED.dump_unbound(call)
@@ -139,7 +139,8 @@ def test_keys_rotate() -> None:
 
 def test_a_text_may_hold_several_keys() -> None:
     data = Codec(secret="old").dump_call("f", (), {}, **JOB)
-    for secret in ("new,old", " new , old ", ("new", "old"), ["new", b"old"], "old,new", "old\n"):
+    secrets: Any = ("new,old", " new , old ", ("new", "old"), ["new", b"old"], "old,new", "old\n")
+    for secret in secrets:
         assert Codec(secret=secret).load_call(data, **JOB)[0] == "f"
     with pytest.raises(PayloadError):
         Codec(secret=b"new,old").load_call(data, **JOB)  # bytes are one key

@@ -177,7 +177,7 @@ def test_fields_that_init_does_not_take_are_kept() -> None:
 
 def test_a_generic_model_is_made_with_what_it_says_itself() -> None:
     assert through(Page[Owner], Page([Owner("a")], Owner("b"))) == Page(
-        [{"name": "a", "color": "red"}],  # type: ignore[list-item]
+        [{"name": "a", "color": "red"}],
         Owner("b"),
     )
 
@@ -278,25 +278,25 @@ def test_models_with_the_marks_of_pydantic_are_validated() -> None:
 
 
 def test_real_pydantic_models_come_back() -> None:
-    pydantic = pytest.importorskip("pydantic", reason="an integration, not a dependency")
+    pydantic: Any = pytest.importorskip("pydantic", reason="an integration, not a dependency")
 
-    class Tag(pydantic.BaseModel):
+    class Tag(pydantic.BaseModel):  # type: ignore[misc]
         color: Color
         when: dt.datetime
         ids: set[int]
 
-    class User(pydantic.BaseModel):
+    class User(pydantic.BaseModel):  # type: ignore[misc]
         model_config = pydantic.ConfigDict(extra="forbid")
         name: str = pydantic.Field(alias="userName")
         tags: list[Tag]
         point: Point | None = None
 
-        @pydantic.computed_field  # type: ignore[prop-decorator]
+        @pydantic.computed_field  # type: ignore[prop-decorator, untyped-decorator]
         @property
         def shout(self) -> str:
             return self.name.upper()
 
-    class Numbers(pydantic.RootModel[list[int]]):
+    class Numbers(pydantic.RootModel[list[int]]):  # type: ignore[misc]
         pass
 
     when = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)

@@ -18,7 +18,7 @@ from taskq.serializers import Codec
 from taskq.serializers import rq as module
 
 PATH = "taskq.serializers.rq"
-CALL = ("os.path.join", None, ("a", "b"), {})
+CALL: Any = ("os.path.join", None, ("a", "b"), {})
 
 
 class Nothing:
