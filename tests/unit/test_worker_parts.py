@@ -1,0 +1,244 @@
+"""Parts of a worker process on their own: the begun table, the pace, the thread runner's edges."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from taskq.context import JobContext
+from taskq.worker.begun import BegunTable
+from taskq.worker.claim import Claim
+from taskq.worker.execute import Interrupted, TimeLimit, failure_item
+from taskq.worker.fetch import Pace
+from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
+from taskq.worker.thread_runner import ThreadRunner
+
+
+def claim_of(
+    fn: Any = None, *, job_id: str = "job", deadline: float = 0.0, **fields: bytes
+) -> Claim:
+    flat = [part for name, value in fields.items() for part in (name.encode(), value)]
+    made = Claim(1, "default", job_id, "tqaaaaaaaa1", flat, time.monotonic())
+    made.fn, made.deadline, made.name = fn, deadline, "task"
+    made.context = JobContext(job_id, "task", "default")
+    return made
+
+
+# -- the begun table ---------------------------------------------------------------------------
+
+
+def test_the_supervisor_reads_what_the_child_wrote():
+    ours = BegunTable(4)
+    theirs = BegunTable(4, ours.fd)
+    first = theirs.begin("job-1", "tqaaaaaaaa1", 12.5)
+    second = theirs.begin("jöb-2", "tqaaaaaaaa2", 0.0)
+    assert [tuple(one) for one in ours.read()] == [
+        ("job-1", "tqaaaaaaaa1", 12.5),
+        ("jöb-2", "tqaaaaaaaa2", 0.0),
+    ]
+    theirs.end(first)
+    assert [one.job_id for one in ours.read()] == ["jöb-2"]
+    theirs.end(second)
+    assert ours.read() == []
+    theirs.close()
+    ours.close()
+
+
+def test_a_full_table_and_long_ids_are_no_error():
+    table = BegunTable(1)
+    assert table.begin("x" * 500, "tqaaaaaaaa1", 0.0) == -1
+    slot = table.begin("a", "tqaaaaaaaa1", 0.0)
+    assert table.begin("b", "tqaaaaaaaa1", 0.0) == -1
+    table.end(-1)
+    table.end(slot)
+    assert table.begin("c", "tqaaaaaaaa1", 0.0) == slot
+    table.close()
+
+
+# -- pace ----------------------------------------------------------------------------------------
+
+
+def test_one_slow_task_ends_the_lookahead_at_once_and_it_comes_back_slowly():
+    pace = Pace()
+    for _ in range(300):
+        pace.ran(0.0001)
+    assert pace.lookahead(0.0) > 50
+    pace.ran(2.0)
+    assert pace.lookahead(0.0) == 0
+    for _ in range(20):
+        pace.ran(0.0001)
+    assert pace.lookahead(0.0) == 0
+    for _ in range(200):
+        pace.ran(0.0001)
+    assert pace.lookahead(0.0) > 5
+    assert pace.lookahead(5.0) == 0  # something long runs right now
+
+
+def test_a_batch_shrinks_when_jobs_begin_late():
+    pace = Pace()
+    for _ in range(5):
+        pace.next_batch()
+    assert pace.batch == 100
+    pace.began(0.5)
+    assert pace.next_batch() == 10
+    pace.began(100.0)
+    assert pace.next_batch() == 1
+
+
+# -- what became of a job ------------------------------------------------------------------------
+
+
+class Hostile(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retries_left": b"inf"},
+        {"retries_left": b"nan"},
+        {"retries_left": b"1e400", "failure_ttl": b"inf"},
+        {"retries_left": b"2", "retry_intervals": b"[" * 100_000},
+        {"retries_left": b"2", "retry_intervals": b"[Infinity, NaN]"},
+        {"retries_left": b"2", "retry_intervals": b'{"a": 1}'},
+        {"retries_left": b"2", "tq_retry": b'{"n": "many"}'},
+        {"retries_left": b"2", "tq_retry": b"\xff"},
+        {"failure_ttl": b"-inf"},
+        {"tq_unique": b"\xff\xfe"},
+    ],
+)
+@pytest.mark.parametrize("error", [ValueError("x"), Hostile(), SystemExit(1), TimeLimit("late")])
+def test_no_field_and_no_exception_keeps_an_end_from_being_told(fields, error):
+    item = failure_item(claim_of(**fields), error)
+    assert item.kind in "xr"
+    args, order = pack_items([(claim_of(**fields), item)])
+    assert order == [0]
+    assert "inf" not in [str(one) for one in args]
+    assert "nan" not in [str(one) for one in args]
+
+
+def test_items_that_share_their_head_are_packed_as_one_group_and_keep_their_order():
+    claims = [claim_of(job_id=f"j{n}") for n in range(5)]
+    done = finished(1.0, 2.0, b"MQ==", 500, marker=False, unique="")
+    batch = [
+        (claims[0], done),
+        (claims[1], GIVEN_BACK),
+        (claims[2], done),
+        (claims[3], retried(1.5, left=2)),
+        (claims[4], canceled("lock")),
+    ]
+    args, order = pack_items(batch)
+    assert order == [0, 2, 1, 3, 4]
+    assert args[:6] == ["f", 1, "tqaaaaaaaa1", "", "500", 2]
+    assert failed(1.0, 2.0, b"abc", "[]", 5, "").size == 3
+
+
+# -- threads -------------------------------------------------------------------------------------
+
+
+class Runner:
+    """A thread runner and what became of its jobs."""
+
+    def __init__(self, slots: int) -> None:
+        self.ends: list[tuple[str, Any, BaseException | None]] = []
+        loop = asyncio.get_running_loop()
+        self.threads = ThreadRunner(
+            slots, Claim.begin, self._done, lambda fn: loop.call_soon_threadsafe(fn) and None
+        )
+
+    def _done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
+        assert claim.id not in self.threads.running
+        self.ends.append((claim.id, value, error))
+
+    async def until(self, count: int, *, limits: bool = False) -> None:
+        end = time.monotonic() + 8
+        while len(self.ends) < count:
+            assert time.monotonic() < end, self.ends
+            if limits:
+                self.threads.check_limits(time.monotonic())
+            await asyncio.sleep(0.005)
+
+
+async def test_a_job_is_waiting_or_running_until_its_end_is_told():
+    """A shutdown that looks at any instant must see it: else it is given back and run twice."""
+    runner = Runner(3)
+    threads = runner.threads
+    total = 3000
+    for n in range(total):
+        threads.submit(claim_of(lambda: None, job_id=str(n)))
+    while len(runner.ends) < total:
+        seen = {*threads.waiting, *threads.running, *(job for job, _, _ in runner.ends)}
+        assert len(seen) == total
+        await asyncio.sleep(0)
+    threads.stop()
+
+
+async def test_what_is_taken_back_never_runs_and_the_rest_does():
+    runner = Runner(2)
+    gate = threading.Event()
+    ran: list[str] = []
+
+    def job(name: str) -> None:
+        gate.wait(5)
+        ran.append(name)
+
+    claims = []
+    for n in range(50):
+        claims.append(claim_of(lambda n=n: job(str(n)), job_id=str(n)))
+        runner.threads.submit(claims[-1])
+    gate.set()
+    taken = [claim.id for claim in reversed(claims) if runner.threads.take_back(claim)]
+    await runner.until(50 - len(taken))
+    await asyncio.sleep(0.05)
+    assert sorted(ran + taken) == sorted(str(n) for n in range(50))
+    runner.threads.stop()
+
+
+async def test_a_limit_never_hits_the_next_job_of_the_thread():
+    runner = Runner(2)
+    total = 200
+    for n in range(total):
+        runner.threads.submit(claim_of(lambda: time.sleep(0.01), job_id=str(n), deadline=0.0102))
+    await runner.until(total, limits=True)
+    for n in range(200):
+        runner.threads.submit(claim_of(lambda: sum(range(2000)), job_id=f"ok{n}"))
+    await runner.until(total + 200)
+    assert all(error is None for job, _, error in runner.ends if job[:2] == "ok")
+    assert {type(error) for job, _, error in runner.ends if job[:2] != "ok"} <= {
+        TimeLimit,
+        type(None),
+    }
+    runner.threads.stop()
+
+
+async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
+    runner = Runner(1)
+    release = threading.Event()
+    runner.threads.submit(claim_of(lambda: release.wait(8), job_id="stuck", deadline=0.05))
+    runner.threads.submit(claim_of(lambda: "fine", job_id="next"))
+    await runner.until(2, limits=True)
+    (first, _, error), second = runner.ends
+    assert first == "stuck"
+    assert isinstance(error, TimeLimit)
+    assert "abandoned" in str(error)
+    assert second == ("next", "fine", None)
+    assert runner.threads.stuck == 1
+    release.set()
+    end = time.monotonic() + 5
+    while runner.threads.stuck and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+    assert runner.threads.stuck == 0
+    assert len(runner.ends) == 2  # its late end is told to nobody
+    runner.threads.stop()
+
+
+def test_an_interrupted_job_is_told_apart():
+    item = failure_item(claim_of(), Interrupted("stopped"))
+    assert '"taskq.errors.JobFailed"' in item.rest[3]
