@@ -76,13 +76,20 @@ class LaneWorker(BaseWorker):
 class LaneQueue(Queue):
     """RQ's queue; remembers which dependents are ready, and schedules to the microsecond."""
 
-    moved: dict[str, list[str]]
     own = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As RQ."""
+        super().__init__(*args, **kwargs)
+        self.moved: dict[str, list[str]] = {}
 
     def move_dependents_to_ready(self, *args: Any, **kwargs: Any) -> dict[str, list[str]]:
         """Also note the outcome."""
-        self.moved = super().move_dependents_to_ready(*args, **kwargs)
-        return self.moved
+        found = super().move_dependents_to_ready(*args, **kwargs)
+        for name, ids in found.items():  # of tries before, too: they may have been carried out
+            known = self.moved.setdefault(name, [])
+            known += [job_id for job_id in ids if job_id not in known]
+        return found
 
     def schedule_job(
         self, job: Job, datetime: datetime, pipeline: Any = None, unique: bool = False
@@ -191,6 +198,7 @@ class End:
         if self._called:
             return
         self._called = True
+        self._queue.moved = {}
         if isinstance(self._error, RetryLater):
             return  # the task's own decision, no failure
         job, penalty = self._loaded, CallbackLimit
@@ -243,7 +251,6 @@ class End:
         job.closing = True
         job._result = self._value
         job._status = JobStatus.FINISHED if self._error is None else JobStatus.FAILED
-        queue.moved = {}
         if self._error is not None:
             item = failure_item(self._claim, self._error)
             job.again = _again(item.rest) if item.kind == "r" else None

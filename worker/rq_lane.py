@@ -333,12 +333,15 @@ class _Settling:
             end.load()  # again after a failed try, which has changed it
         except NoSuchJobError:
             desk.drop(fence, claim)
+            self._tidy()
             return True
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             desk.fail(fence, claim, err)
+            self._tidy()
             return True
         if self._problems > 2 * _TRIES:
             desk.fail(fence, claim, self._problem)
+            self._tidy()
             return True
         end.call()
         self._sent = True

@@ -85,7 +85,7 @@ class Runtime:
         fetch_link, settle_link, self.link = self._links
         self.settler = Settler(
             self.broker, settle_link, self.name, self.queue_names,
-            lambda claim: self._enter_lane(claim, counted=True), self._out,
+            self._enter_lane, self._out,
         )
         self._story = execute.lost_text()
         self.fetcher = Fetcher(
@@ -439,7 +439,7 @@ class Runtime:
             self._lane = Lane(self.broker, self.name, self.queue_names, self.app, self._left_lane)
         return self._lane
 
-    def _enter_lane(self, claim: Claim, *, counted: bool = False) -> None:
+    def _enter_lane(self, claim: Claim, counted: bool = False) -> None:
         self._in_lane.add(claim.id)
         self._open_lane().submit(claim, counted=counted)
 

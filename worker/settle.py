@@ -45,7 +45,7 @@ class Settler:
         link: AsyncLink,
         worker: str,
         queues: list[str],
-        to_lane: Callable[[Claim], None],
+        to_lane: Callable[[Claim, bool], None],
         settled: Callable[[Claim], None],
     ) -> None:
         """Use `link` alone.
@@ -55,7 +55,8 @@ class Settler:
             link: a connection of its own.
             worker: this worker's name.
             queues: names by position.
-            to_lane: gets a job that has dependents: RQ's own code settles it.
+            to_lane: gets a job that has dependents: RQ's own code settles it. And whether
+                it is counted already: the script counts a batch, or nothing of it.
             settled: called when a job is out of our hands.
         """
         self._broker = broker
@@ -174,7 +175,7 @@ class Settler:
             claim, item = batch[place]
             self.bytes -= item.size
             if code == HAS_DEPENDENTS:
-                self._to_lane(claim)
+                self._to_lane(claim, DONE in answer)
                 continue
             if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)
