@@ -153,6 +153,12 @@ def test_the_object_has_a_path_as_rqs_workers_note_it() -> None:
     assert f"{serializer.__module__}.{serializer.__qualname__}" == PATH
 
 
+def test_rq_finds_it_in_a_process_that_has_not_imported_taskq() -> None:
+    code = f"from rq.serializers import resolve_serializer as find; print(find({PATH!r}).dumps([1]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "b'[1]'"
+
+
 def test_neither_rq_nor_redis_is_imported_for_it() -> None:
     code = (
         "import sys, taskq.serializers.rq; print([m for m in ('rq', 'redis') if m in sys.modules])"
