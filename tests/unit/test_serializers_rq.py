@@ -154,7 +154,9 @@ def test_the_object_has_a_path_as_rqs_workers_note_it() -> None:
 
 
 def test_rq_finds_it_in_a_process_that_has_not_imported_taskq() -> None:
-    code = f"from rq.serializers import resolve_serializer as find; print(find({PATH!r}).dumps([1]))"
+    code = (
+        f"from rq.serializers import resolve_serializer as find; print(find({PATH!r}).dumps([1]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "b'[1]'"
 
