@@ -12,7 +12,7 @@ STAMP := $(VENV)/.made
 PIP := -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-all lint types bench docs clean
+.PHONY: help dev demo test faults test-all lint types bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part o
 
 # An interpreter counts if it runs: pyenv's command for one that is not switched on does not, and
 # is then looked for where pyenv keeps it.
+faults: $(STAMP)  ## long campaigns: kills, cuts and outages at random moments (several minutes)
+	@$(BIN)/python -m pytest tests/faults -n $(WORKERS) --dist worksteal $(ARGS)
+
 test-all:  ## the test suite on each of Python 3.10 to 3.13 that this machine has
 	@missing=; failed=; \
 	for version in 3.10 3.11 3.12 3.13; do \

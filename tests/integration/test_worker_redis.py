@@ -132,18 +132,6 @@ def test_lost_answers_of_enqueue(redis_client, cut, fate):
     broker.close()
 
 
-def test_a_settle_that_is_never_answered_is_sent_again(
-    app, target, cut, worker, ledger, redis_client
-):
-    """A half-open connection: no answer, no error. The worker gives up on it, not on the job."""
-    handles = app.number.map(range(20))
-    cut.plan("settle", "silence", 1)
-    worker(target, env={"TASKQ_REDIS_URL": cut.proxy.url})
-    wait_until(lambda: drained(redis_client), 19)
-    assert numbers(ledger) == Counter(range(20))
-    assert misplaced(redis_client, [h.id for h in handles]) == {}
-
-
 def test_every_connection_is_killed_again_and_again(app, target, worker, ledger, redis_client):
     handles = app.number.map(range(4000))
     process = worker(target, processes=2)
