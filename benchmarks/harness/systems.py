@@ -131,6 +131,8 @@ def discover(only: set[str] | None = None) -> dict[str, Variant]:
     found = {}
     for adapter in [*HOME.glob("*_adapter.py"), *sorted((HOME / "adapters").glob("*_adapter.py"))]:
         system = adapter.stem.removesuffix("_adapter")
+        if only and system not in {word.partition("-")[0] for word in only}:
+            continue
         if not python_of(system).exists():
             print(f"benchmark: {system} left out, no environment (run: setup)", flush=True)
             continue
