@@ -160,7 +160,7 @@ def _import(name: str, instance: Any) -> Callable[..., Any]:
     try:
         if instance is not None:
             found: Callable[..., Any] = getattr(instance, name)
-            return instance.fn if name == "__call__" and hasattr(instance, "mode") else found  # type: ignore[no-any-return]
+            return instance.fn if name == "__call__" and hasattr(instance, "mode") else found
         module, _, attribute = name.rpartition(".")
         rest: list[str] = [attribute]
         while module:

@@ -10,7 +10,7 @@ import ctypes
 import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rq.timeouts import BaseDeathPenalty, JobTimeoutException
 
@@ -32,7 +32,7 @@ class CallbackLimit(BaseDeathPenalty):
 
         Struck.__module__, Struck.__qualname__ = exception.__module__, exception.__qualname__
         Struck.__name__ = exception.__name__
-        super().__init__(timeout, Struck)
+        super().__init__(timeout, Struck)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
         self._over = self._fired = False
         self._thread = threading.get_ident()
@@ -58,7 +58,7 @@ class CallbackLimit(BaseDeathPenalty):
         type: type[BaseException] | None,  # noqa: A002 (as in RQ)
         value: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
         """Stop the clock. What was fired arrives here, not in what the thread does next."""
         arrived = type is self._exception
         try:

@@ -4,6 +4,7 @@ RQ's classes are used as they are, with small subclasses where a lost connection
 lost lease or a pause of less than a second would otherwise be handled wrongly.
 """
 
+# ruff: noqa: SLF001 (RQ's own private steps are what this is about)
 from __future__ import annotations
 
 import time
@@ -43,7 +44,7 @@ class LaneWorker(BaseWorker):
     def _set_connection(self, connection: Any) -> Any:
         return connection  # its time-outs are ours
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def execute_job(self, job: Job, queue: Queue) -> None:  # noqa: ARG002 (as in RQ)
         """Never called: the engine runs jobs.
 
         Raises:
@@ -299,7 +300,7 @@ class End:
             self._loaded.send_webhooks(JobStatus.FINISHED)
 
     def _extra(self, own: str, *, counting: bool) -> list[Sequence[Any]]:
-        """Our own part of the transaction: statistics, and the marker of a result that is not kept."""
+        """Our own part of the transaction: statistics, the marker of a result not kept."""
         commands: list[Sequence[Any]] = []
         claim, now = self._claim, time.time()
         if self._error is None and not self._asks_again and claim.result_ttl_s == 0:
