@@ -34,6 +34,11 @@ def ended(job: Job, timeout: float = 10.0) -> str:
     return status_of(client, job.id)
 
 
+def arrived(client: redis.Redis, gate: str) -> None:
+    """Wait until a job stands at a gate."""
+    wait_until(lambda: client.lpop(f"at-{gate}"), message=f"no job came to {gate}")
+
+
 def latest(job: Job) -> Result:
     """The last entry of a job's results, as stock RQ reads it."""
     found = job.latest_result()
@@ -43,8 +48,8 @@ def latest(job: Job) -> Result:
 
 def leftovers(client: redis.Redis) -> set[str]:
     """Keys that are to exist only while jobs run."""
-    patterns = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions", "rq:wip:*",
-                "rq:ready:*", "rq:deferred:*", "rq:queue:*:intermediate", "taskq:ended:*")  # fmt: skip
+    patterns = ["rq:execution:*", "rq:executions:*", "rq:worker:*:executions", "rq:wip:*"]
+    patterns += ["rq:ready:*", "rq:deferred:*", "rq:queue:*:intermediate", "taskq:ended:*"]
     return {key.decode() for pattern in patterns for key in client.keys(pattern)}
 
 
@@ -65,7 +70,11 @@ def stock_worker(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)]), **(env or {})},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)]),
+                **(env or {}),
+            },
             cwd=path,
         )
     try:

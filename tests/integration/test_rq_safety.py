@@ -1,0 +1,370 @@
+"""The RQ lane when things go wrong: lost leases, cut connections, readers that sweep."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import ModuleType
+
+import pytest
+import redis
+from rq import Callback, Queue, Repeat, Worker
+from rq.job import Dependency, Job, Retry
+from rq.registry import FailedJobRegistry
+
+from tests.conftest import AppModule
+from tests.integration.test_rq_features import FUNCTIONS, Listener, called
+from tests.rq_support import arrived, ended, latest, leftovers, nothing_left, status_of
+from tests.support import WorkerStarter, wait_until
+
+MORE = """
+import os
+def gated_callback(job, connection, result):
+    connection.rpush("called", f"gated {job.id}")
+    connection.rpush("at-callback", 1)
+    connection.blpop("callback", 10)
+
+def cutting_callback(job, connection, *rest):
+    with redis.Redis.from_url(os.environ["TASKQ_REDIS_URL"]) as own:
+        own.rpush("called", f"cutting {job.id}")
+        me = own.client_id()
+        for client in own.client_list():
+            if client["id"] != str(me):
+                try:
+                    own.client_kill_filter(_id=client["id"])
+                except redis.ResponseError:
+                    pass  # it is gone
+"""
+
+
+@pytest.fixture
+def fns(app_module: AppModule) -> ModuleType:
+    """A module of plain functions, as users of RQ have."""
+    return app_module(FUNCTIONS + MORE)
+
+
+@pytest.fixture
+def queue(redis_client: redis.Redis) -> Queue:
+    """Stock RQ's queue."""
+    return Queue(connection=redis_client)
+
+
+def take_away(client: redis.Redis) -> None:
+    """What recovery does first when it takes the only running job from its worker."""
+    (member,) = client.zrange("rq:wip:default", 0, -1)
+    client.zrem("rq:wip:default", member)
+    client.delete(b"rq:execution:" + member)
+
+
+def everything(client: redis.Redis) -> dict[bytes, object]:
+    """All of RQ's keys that the end of a job writes."""
+    found: dict[bytes, object] = {}
+    for key in client.keys("rq:*"):
+        if not key.startswith((b"rq:worker", b"rq:clean")):
+            kind = client.type(key)
+            found[key] = client.hgetall(key) if kind == b"hash" else client.dump(key)
+    return found
+
+
+def test_a_job_that_was_taken_away_is_left_alone(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
+):
+    process = worker(None, "--rq")
+    job = queue.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success))
+    queue.enqueue(fns.add, 1, depends_on=job)
+    arrived(redis_client, "go")
+    take_away(redis_client)
+    before = everything(redis_client)
+    redis_client.rpush("go", 1)
+    process.wait_for_log("no longer belongs")
+    assert everything(redis_client) == before
+    assert called(redis_client) == []
+    assert process.stop() == 0
+
+
+def test_a_job_that_is_taken_away_during_its_callback(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
+    process = worker(None, "--rq")
+    job = queue.enqueue(fns.add, 1, on_success=Callback(fns.gated_callback))
+    queue.enqueue(fns.add, 1, depends_on=job)
+    arrived(redis_client, "callback")
+    take_away(redis_client)
+    before = everything(redis_client)
+    redis_client.rpush("callback", 1)
+    process.wait_for_log("no longer belongs")
+    assert everything(redis_client) == before
+    assert called(redis_client) == [f"gated {job.id}"]
+
+
+def test_a_record_that_is_gone_is_no_lost_lease(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
+    """Evicted, or expired in an outage: the lease is what counts, and callbacks run once."""
+    worker(None, "--rq")
+    job = queue.enqueue(fns.add, 1, on_success=Callback(fns.gated_callback))
+    arrived(redis_client, "callback")
+    redis_client.delete(*redis_client.keys("rq:execution:*"))
+    redis_client.rpush("callback", 1)
+    assert ended(job) == "finished"
+    assert called(redis_client) == [f"gated {job.id}"]
+    nothing_left(redis_client)
+
+
+@pytest.mark.parametrize("ends", ["add", "fail"])
+def test_all_connections_cut_in_a_callback(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, ends: str
+):
+    process = worker(None, "--rq")
+    cutting = Callback(fns.cutting_callback)
+    job = queue.enqueue(getattr(fns, ends), 1, on_success=cutting, on_failure=cutting, job_id="a")
+    child = queue.enqueue(fns.add, 5, depends_on=Dependency(job, allow_failure=True))
+    assert ended(job) == ("finished" if ends == "add" else "failed")
+    assert ended(child) == "finished"
+    assert called(redis_client) == ["cutting a"]
+    assert len(job.results()) == 1
+    assert process.stop() == 0
+    assert not leftovers(redis_client)
+
+
+class Proxy:
+    """Between a worker and Redis. Cuts the connections that bring the end of a job.
+
+    `cuts`: how often; "before" Redis has got it, or "after": then the answer is lost.
+    """
+
+    def __init__(self, port: int, where: str, cuts: int) -> None:
+        self._port = port
+        self._where = where
+        self.left = cuts
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            self._open += (client, server)
+            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._down, args=(client, server), daemon=True).start()
+
+    def _cut(self, data: bytes) -> bool:
+        if b"EXEC" not in data or b"taskq:ended:" not in data:
+            return False
+        with self._lock:
+            self.left -= 1
+            return self.left >= 0
+
+    def _up(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := client.recv(65536):
+                if self._cut(data):
+                    client.shutdown(socket.SHUT_RDWR)
+                    if self._where == "after":
+                        server.sendall(data)
+                        time.sleep(0.05)  # Redis is to have read it
+                    break
+                server.sendall(data)
+        except OSError:
+            pass
+        self._close(client, server)
+
+    def _down(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := server.recv(65536):
+                client.sendall(data)
+        except OSError:
+            pass
+        self._close(client, server)
+
+    @staticmethod
+    def _close(*sockets: socket.socket) -> None:
+        for one in sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        for one in self._open:
+            one.close()
+
+
+@pytest.fixture
+def proxy(redis_server) -> Iterator[Callable[[str, int], Proxy]]:
+    made: list[Proxy] = []
+
+    def make(where: str, cuts: int) -> Proxy:
+        made.append(Proxy(redis_server.port, where, cuts))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_transaction_whose_connection_is_cut(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis,
+    proxy: Callable[[str, int], Proxy], where: str, redis_url: str,
+):  # fmt: skip
+    """Carried out exactly once, whether or not Redis had got it; callbacks are called once."""
+    web = Listener()
+    from rq.webhook import Webhook
+
+    hooks = [Webhook(web.url + "/good", "finished"), Webhook(web.url + "/bad", "failed")]
+    both = {"on_success": Callback(fns.on_success), "on_failure": Callback(fns.on_failure)}
+    jobs = {
+        "good": queue.enqueue(fns.add, 1, job_id="good", webhooks=hooks, **both),
+        "bad": queue.enqueue(fns.fail, job_id="bad", webhooks=hooks, **both),
+        "again": queue.enqueue(
+            fns.flaky, redis_url, "n1", 1, job_id="again", retry=Retry(1), **both
+        ),
+        "asks": queue.enqueue(fns.ask, redis_url, "n2", 1, job_id="asks"),
+        "twice": queue.enqueue(fns.note, redis_url, "x", job_id="twice", repeat=Repeat(times=1)),
+        "dropped": queue.enqueue(fns.add, 2, job_id="dropped", result_ttl=0, **both),
+    }
+    child = queue.enqueue(fns.add, 7, depends_on=jobs["good"])
+    heir = queue.enqueue(fns.add, 8, depends_on=Dependency(jobs["bad"], allow_failure=True))
+    made = proxy(where, 9)
+    process = worker(None, "--rq", env={"TASKQ_REDIS_URL": made.url})
+    for job in (jobs["good"], jobs["again"], jobs["asks"], jobs["twice"], child, heir):
+        assert ended(job) == "finished"
+    assert ended(jobs["bad"]) == "failed"
+    wait_until(lambda: not redis_client.exists("rq:job:dropped"))
+    assert sorted(called(redis_client)) == [
+        "failure again OSError try 1",
+        "failure bad ValueError no",
+        "success again 2",
+        "success dropped 3",
+        "success good 2",
+    ]
+    counts = {name: len(job.results()) for name, job in jobs.items()}
+    assert counts == {"good": 1, "bad": 1, "again": 1, "asks": 2, "twice": 2, "dropped": 0}
+    assert redis_client.get("n1") == redis_client.get("n2") == b"2"
+    assert redis_client.llen("notes") == 2
+    wait_until(lambda: len(web.heard) == 2)
+    assert sorted(path for _, path, _ in web.heard) == ["/bad", "/good"]
+    (seen,) = Worker.all(connection=redis_client)
+    assert (seen.successful_job_count, seen.failed_job_count) == (8, 3)
+    nothing_left(redis_client)
+    assert made.left <= 0
+    web.close()
+    assert process.stop() == 0
+
+
+def test_readers_do_not_disturb_running_jobs(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
+):
+    """RQ's registries sweep when they are read; a lease that has ended is not failed by that."""
+    # sweeps go on at once, without the pause for a server that comes back
+    redis_client.hset("taskq:sweep", mapping={"last": time.time(), "hold": 0})
+    worker(None, "--rq")
+    plain = queue.enqueue(fns.gate, redis_url, "plain")
+    special = queue.enqueue(fns.gate, redis_url, "special", on_success=Callback(fns.on_success))
+    for name in ("plain", "special"):
+        arrived(redis_client, name)
+    members = redis_client.zrange("rq:wip:default", 0, -1)
+    assert len(members) == 2
+    now = time.time()
+    for member in members:  # as if the lease had ended 55 s ago: still within the margin
+        assert (redis_client.zscore("rq:wip:default", member) or 0) > now + 75
+        redis_client.zadd("rq:wip:default", {member: now + 20})
+    registry = queue.started_job_registry
+    command = [sys.executable, "-m", "rq.cli", "info", "--url", redis_url]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=15, check=True).stdout
+    assert "2 executing" in shown or "executing" in shown
+    for _ in range(200):
+        assert registry.count == 2
+        assert sorted(registry.get_job_ids()) == sorted([plain.id, special.id])
+    assert len(registry.get_job_and_execution_ids()) == 2
+    # the sweep of any worker extends it, for its worker lives
+    wait_until(
+        lambda: all((redis_client.zscore("rq:wip:default", m) or 0) > now + 75 for m in members), 12
+    )
+    assert {status_of(redis_client, job.id) for job in (plain, special)} == {"started"}
+    wait_until(lambda: len(plain.get_executions()) == 1)
+    (seen,) = Worker.all(connection=redis_client)
+    wait_until(lambda: len(seen.get_current_executions(refresh=True)) == 2)
+    seen.refresh()
+    assert seen.get_state() == "busy"
+    redis_client.rpush("plain", 1)
+    redis_client.rpush("special", 1)
+    assert ended(plain) == ended(special) == "finished"
+    assert FailedJobRegistry(queue=queue).count == 0
+    nothing_left(redis_client)
+
+
+def test_a_drain_waits_for_the_lane(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
+    process = worker(None, "--rq")
+    job = queue.enqueue(fns.add, 1, on_success=Callback(fns.gated_callback))
+    arrived(redis_client, "callback")
+    process.process.terminate()
+    process.wait_for_log("Stopping")
+    redis_client.rpush("callback", 1)
+    assert process.wait() == 0
+    assert status_of(redis_client, job.id) == "finished"
+    assert called(redis_client) == [f"gated {job.id}"]
+    assert not leftovers(redis_client)
+
+
+def test_two_hundred_of_each(
+    fns: ModuleType, app_module: AppModule, redis_client: redis.Redis, redis_url: str,
+    worker: WorkerStarter, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """Stock RQ's jobs with all features and ours in one queue, two processes: all done once."""
+    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
+    app = app_module(
+        """
+        import os, redis
+        from taskq import TaskQ
+        queue = TaskQ(accept=("json", "pickle"))
+        @queue.task
+        def once(n):
+            with redis.Redis.from_url(os.environ["TASKQ_REDIS_URL"]) as client:
+                client.hincrby("ran", n, 1)
+            return n
+        @queue.task
+        async def aonce(n):
+            once.fn(n)
+            return -n
+        """
+    )
+    queue = Queue(connection=redis_client)
+    stock: list[Job] = []
+    ours = []
+    for n in range(0, 400, 4):
+        ours.append(app.once.delay(n))
+        stock.append(queue.enqueue(app.once.fn, n + 1, on_success=Callback(fns.on_success)))
+        ours.append(app.aonce.delay(n + 2))
+        features = [{"depends_on": stock[-1]}, {"retry": Retry(2)}, {"result_ttl": -1},
+                    {"depends_on": ours[-1].id}][n // 4 % 4]  # fmt: skip
+        stock.append(queue.enqueue(app.once.fn, n + 3, **features))
+    process = worker(f"{app.__name__}:queue", processes=2)
+    for job in stock:
+        assert ended(job, 15) == "finished"
+    assert [handle.result(timeout=10) for handle in ours] == [
+        n if n % 4 == 0 else -n for n in range(0, 400, 2)
+    ]
+    ran = {int(n): int(times) for n, times in redis_client.hgetall("ran").items()}
+    assert ran == dict.fromkeys(range(400), 1)
+    assert [job.return_value() for job in stock] == list(range(1, 400, 2))
+    assert sorted(called(redis_client)) == sorted(
+        f"success {job.id} {job.return_value()}" for job in stock[::2]
+    )
+    assert latest(stock[0]).worker_name
+    wait_until(lambda: sum(w.successful_job_count for w in Worker.all(redis_client)) == 400)
+    nothing_left(redis_client)
+    assert process.stop() == 0
