@@ -283,10 +283,13 @@ class Runtime:
         for a while bars nobody any more.
         """
         last = self._suspect
-        if self._suspects and (
-            last is None
-            or (last.begun_mono and time.monotonic() - last.begun_mono > SUSPECT_S)
-        ):
+        if last is not None:
+            runner = self.coroutines if last.is_async else self.threads
+            here = runner.running.get(last.id) is last or runner.waiting.get(last.id) is last
+            if here and not (last.begun_mono and time.monotonic() - last.begun_mono > SUSPECT_S):
+                return
+        self._suspect = None
+        if self._suspects:
             claim = self._suspect = self._suspects.pop(0)
             (self.coroutines if claim.is_async else self.threads).submit(claim)
 
@@ -313,8 +316,6 @@ class Runtime:
     def _give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
         if self.threads.take_back(claim) or self.coroutines.take_back(claim):
-            if claim is self._suspect:
-                self._suspect = None
             self.settler.add(claim, items.GIVEN_BACK)
 
     def _cut_short(self, claim: Claim) -> Item:
@@ -350,7 +351,6 @@ class Runtime:
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
         if claim is self._suspect:
-            self._suspect = None
             self._loop.call_soon(self._next_suspect)
         seconds = 0.0
         if claim.begun_mono:

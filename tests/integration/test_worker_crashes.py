@@ -312,3 +312,17 @@ def test_the_reason_of_a_crash_loop_names_the_last_worker(app, target, worker, r
     assert redis_client.hget(f"rq:job:{handle.id}", "worker_name").decode() in reason(
         redis_client, handle.id
     )
+
+
+def test_suspects_of_a_crash_loop_all_run_one_after_the_other(
+    app, target, worker, ledger, redis_client
+):
+    redis_client.set("rq:suspended", 1)
+    handles = [*app.number.map(range(30)), *app.anumber.map(range(30, 60))]
+    for handle in handles:
+        redis_client.hset(f"rq:job:{handle.id}", "tq_crashes", 2)
+    redis_client.delete("rq:suspended")
+    plain = app.number.map(range(60, 90))
+    assert worker(target, "--burst", ready=False).wait(15) == 0
+    assert [h.result(timeout=5) for h in [*handles, *plain]] == list(range(90))
+    assert numbers(ledger) == Counter(range(90))
