@@ -273,7 +273,7 @@ class Runtime:
             return
         runner = self.coroutines if claim.is_async else self.threads
         runner.submit(claim)
-        if claim.fields.get(b"tq_redeliver") == b"0" and claim.id in runner.waiting:
+        if claim.fields.get(b"tq_redeliver") == b"0" and runner.busy > runner.slots:
             self._give_back(claim)  # at most once: never held without being run
 
     def _next_suspect(self) -> None:

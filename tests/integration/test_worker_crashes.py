@@ -326,3 +326,13 @@ def test_suspects_of_a_crash_loop_all_run_one_after_the_other(
     assert worker(target, "--burst", ready=False).wait(15) == 0
     assert [h.result(timeout=5) for h in [*handles, *plain]] == list(range(90))
     assert numbers(ledger) == Counter(range(90))
+
+
+def test_at_most_once_begins_at_once_where_a_thread_is_free(app, target, worker, redis_client):
+    """It is never held unbegun, but a thread that only has to wake up is no reason to give it back."""
+    worker(target)
+    app.number.delay(0).result(timeout=10)
+    before = redis_client.info("stats")["total_commands_processed"]
+    for _ in range(20):
+        app.once.delay(0).result(timeout=5)
+    assert redis_client.info("stats")["total_commands_processed"] - before < 20 * 60
