@@ -182,9 +182,9 @@ GOALS: tuple[Versus | Bound, ...] = (
     Bound("sustained: jobs run twice", "sustained", "ran_twice", BOTH, most=0),
     Bound("sustained: backlog, seconds of work", "sustained", "max_backlog_s", BOTH, most=2),
     Bound(
-        "sustained: Redis memory, last over second quarter",
+        "sustained: Redis memory, end over beginning",
         "sustained",
-        "redis_last_to_second_quarter",
+        "redis_growth",
         BOTH,
         most=1.1,
     ),

@@ -282,14 +282,14 @@ class Report:
                 f"{one['never_ran']} / {one['ran_twice']}",
                 f"{one['max_backlog_s']:.2f}",
                 f"{one['redis_max_mb']:,.0f}",
-                f"{one['redis_last_to_second_quarter']:.3f}",
+                f"{one['redis_growth']:.3f}",
                 f"{one['workers_rss_first_mb']:.0f} to {one['workers_rss_last_mb']:.0f}",
             ]
             for variant, one in found
         ]
         heads = [
             "system", "jobs/s", "seconds", "jobs", "lost / twice", "longest backlog, s",
-            "Redis, most MB", "Redis, last over second quarter", "workers' RSS, MB",
+            "Redis, most MB", "Redis, end over beginning", "workers' RSS, MB",
         ]  # fmt: skip
         return markdown(heads, rows) if rows else ""
 

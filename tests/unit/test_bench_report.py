@@ -112,14 +112,14 @@ def test_histogram_counts_every_value_once():
     assert sum(counts.values()) == 5
 
 
-def test_sustained_compares_the_last_quarter_with_the_second():
+def test_sustained_compares_the_end_with_the_beginning():
     samples = [
         {"second": k, "sent": k, "backlog": 10, "redis_mb": mb, "workers_rss_mb": 40.0}
         for k, mb in enumerate([1.0] * 10 + [100.0] * 10 + [100.0] * 10 + [110.0] * 11)
     ]
     sent = {"seconds": 40.0, "worst_lag_s": 0.1}
     figures = arithmetic.sustained(samples, marks((1.0, 1)), sent, 20.0)
-    assert figures["redis_last_to_second_quarter"] == pytest.approx(1.1)
+    assert figures["redis_growth"] == pytest.approx(1.1)
     assert figures["max_backlog_s"] == pytest.approx(0.5)
 
 
