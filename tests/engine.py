@@ -1,4 +1,4 @@
-"""What the engine's tests use: the scripts as calls, where each job is, a proxy that loses answers."""
+"""For tests of the engine: scripts as calls, where each job is, a proxy that loses answers."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def places(client: redis.Redis, job_id: str) -> list[str]:
 
 
 def misplaced(client: redis.Redis, ids: Iterable[str]) -> dict[str, list[str]]:
-    """Ids that are not in exactly one place; what left no trace on purpose (done-marker) is fine."""
+    """Ids that are not in exactly one place; a done-marker is one."""
     counts: dict[bytes, list[str]] = {}
     for key in client.keys("rq:queue:*") + client.keys("taskq:claim:*"):
         if client.type(key) == b"list":
@@ -213,7 +213,7 @@ def note(*words):
 class Proxy:
     """A TCP proxy before Redis. `watch(request)` says what becomes of each request that a client
     sends: None passes it, "drop reply" closes the connection when its answer comes, "drop request"
-    closes it before Redis sees the request, "silence" swallows the answer and keeps the connection."""
+    closes it before Redis sees the request, "silence" keeps the connection and swallows."""
 
     def __init__(self, port: int, watch: Callable[[bytes], str | None]) -> None:
         self._target = port

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskq import logs
@@ -337,17 +338,17 @@ class Supervisor:
         left: list[str] = []
         for job in child.killed_for:
             get = pack(("HGETALL", broker.keys.job(job.job_id)))
-            flat = (await self._link.ask(lambda _resend, get=get: get, 1, _PATIENCE_S))[0]
+            flat = (await self._link.ask(partial(_packed, get), 1, _PATIENCE_S))[0]
             flat = flat if isinstance(flat, list) else []
             # which of our queues it came from is not in the table: the fence tells
             for position, name in enumerate(names, 1):
                 claim = Claim(position, name, job.job_id, job.exec_id, flat, 0.0)
                 args = [child.name, broker.clock.iso(), 0, 1, "0", len(names), *names, 0]
                 args += pack_items([(claim, _overdue_item(claim, job))])[0]
+                packed = pack_script(chosen, keys, args)
                 answer = await run_script(
-                    self._link, chosen,
-                    lambda _resend, args=args: pack_script(chosen, keys, args), _PATIENCE_S,
-                )  # fmt: skip
+                    self._link, chosen, partial(_packed, packed), _PATIENCE_S
+                )
                 if answer[0] == _HAS_DEPENDENTS:
                     left.append(job.job_id)
                 if answer[0] != _LEASE_LOST:
@@ -368,6 +369,11 @@ class Supervisor:
 
     async def _sweep(self) -> None:
         await heartbeat.sweep(self._broker, self._link, self._story)
+
+
+def _packed(request: bytes, _resend: bool) -> bytes:
+    """A request that is the same however often it is sent."""
+    return request
 
 
 def _overdue_item(claim: Claim, job: Begun) -> Item:

@@ -121,7 +121,7 @@ def test_a_frozen_process_loses_its_jobs_and_changes_nothing_when_it_wakes(
 ):
     handle = app.along.delay(1)
     process = worker(target, processes=1)
-    wait_until(lambda: ledger.lines())
+    wait_until(ledger.lines)
     [child] = descendants(process.pid)
     os.kill(child, signal.SIGSTOP)
     worker(target)

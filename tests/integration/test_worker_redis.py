@@ -16,7 +16,7 @@ from taskq.broker.scripts import script as find_script
 from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
 from tests.engine import LEDGER, Engine, Ledger, Proxy, misplaced
-from tests.support import WorkerStarter, wait_until
+from tests.support import wait_until
 
 APP = (
     LEDGER
@@ -187,7 +187,7 @@ def test_redis_is_killed_and_comes_back(
         handles = [app.slow.delay(n, 1.0) for n in range(20)]
         handles += [app.number.delay(n) for n in range(20, 300)]
         process = worker(f"{app.__name__}:queue", env={"TASKQ_REDIS_URL": server.url}, ready=False)
-        wait_until(lambda: ledger.lines())
+        wait_until(ledger.lines)
         server.stop()
         wait_until(lambda: len(ledger.lines()) > 20 or not process.running)
         time.sleep(1.2)  # the long ones end while there is no Redis
