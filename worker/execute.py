@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskq.context import JobContext
-from taskq.errors import PayloadError, TaskQError, UnknownTask
+from taskq.errors import PayloadError, TaskQError, TaskTimeout, UnknownTask
 from taskq.retry import Retry, RetryLater
 from taskq.worker import items
 from taskq.worker.claim import DEFAULT_TIMEOUT_S, YEAR_S
@@ -253,7 +253,7 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
 
 
 def _kind(err: BaseException) -> type[BaseException]:
-    return TimeoutError if isinstance(err, TimeLimit) else type(err)
+    return TaskTimeout if isinstance(err, TimeLimit) else type(err)
 
 
 def _safe_number(claim: Claim, name: bytes) -> float:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taskq.worker")
 
-IDLE_CHECK_S = 30.0
+IDLE_CHECK_S = 5.0
+"""An idle worker looks this often by itself, should a wake-up ever be lost."""
 PAUSE_CHECK_S = 1.0
 _BLOCK_S = 20
 _RESERVE_S = 10.0
@@ -108,6 +109,12 @@ class Watcher:
                 # something may be in the claim list: whoever adopts it looks
                 self._fired()
                 await asyncio.sleep(backoff_s(attempt))
+            except Exception:
+                # a watcher that ended would leave its queue to the idle check alone
+                log.exception("Waiting on queue %r failed; it is tried again", self._queue)
+                await self._drop()
+                self._fired()
+                await asyncio.sleep(1.0)
             finally:
                 self._at_rest.set()
 
@@ -214,7 +221,9 @@ class Fetcher:
         self._watchers: list[Watcher] = []
         self._stopping = False
         self.paused: frozenset[int] = frozenset()
+        self._claimed = False
         self.empty = False
+        self.backlog = False
         self.fetched = 0
         self.fenced = False
 
@@ -222,10 +231,15 @@ class Fetcher:
         """Something has changed: there is room, or a job."""
         self._wake.set()
 
+    def _fired(self) -> None:
+        """An id has come into a claim list, or may have."""
+        self._claimed = True
+        self._wake.set()
+
     async def run(self) -> None:
         """Reserve until `stop`."""
         self._watchers = [
-            Watcher(self._broker, self._uid, name, self.nudge) for name in self._names
+            Watcher(self._broker, self._uid, name, self._fired) for name in self._names
         ]
         while not self._stopping:
             try:
@@ -249,13 +263,14 @@ class Fetcher:
         self._wake.clear()
         room = self._room()
         if room <= 0:
-            if any(w.armed for w in self._watchers):
+            if self._claimed or any(w.armed for w in self._watchers):
                 await self._disarm()
             elif not self._stopping:
                 await self._wake.wait()
             return
         want = min(room, self._pace.next_batch())
         got = await self._reserve(want)
+        self.backlog = got == want
         if got < want and not self._stopping:
             self.empty = got == 0
             await self._idle()
@@ -295,6 +310,7 @@ class Fetcher:
         ]  # fmt: skip
         keys = [self._broker.keys.prefix, self._broker.keys.own]
         chosen = script("reserve")
+        self._claimed = False  # the script looks into the claim lists
         # A lost answer holds jobs that nobody knows of: it is never resent but given back.
         answer = await run_script(
             self._link, chosen, lambda _resend: pack_script(chosen, keys, args), _RESERVE_S,

@@ -231,8 +231,9 @@ class Runtime:
         if self.settler.bytes > SETTLE_BYTES or self._stop.is_set():
             return 0
         left = self._jobs_left()
-        longest = self._longest_running()
-        ahead = self.pace.lookahead(longest)
+        # a queue that was empty a moment ago needs no looking ahead: a job taken now could
+        # find a long one begun before it, while another worker is free
+        ahead = self.pace.lookahead(self._longest_running()) if self.fetcher.backlog else 0
         room = PAGE_ROOM
         if "thread" in self._modes:
             room = min(room, self.threads.slots - self.threads.busy + ahead)
@@ -247,10 +248,16 @@ class Runtime:
         return limit - self.jobs - self.threads.busy - self.coroutines.busy
 
     def _longest_running(self) -> float:
-        """Seconds since the oldest thread job began: dicts keep order, so it is the first."""
-        for claim in self.threads.running.values():
-            return time.monotonic() - claim.begun_mono if claim.begun_mono else 0.0
-        return 0.0
+        """Seconds since the oldest running job of each kind began; the greater of the two."""
+        now, longest = time.monotonic(), 0.0
+        for running in (self.threads.running, self.coroutines.running):
+            try:
+                first = next(iter(running.values()), None)  # dicts keep order
+            except RuntimeError:  # a thread began or ended a job at this moment
+                continue
+            if first is not None and first.begun_mono:
+                longest = max(longest, now - first.begun_mono)
+        return longest
 
     def _deliver(self, claim: Claim) -> None:
         """Take a reserved job: resolve it and hand it to its runner."""
