@@ -366,9 +366,7 @@ def test_reading_changes_nothing(inspector, by_rq, redis_client):
         return redis_client.hgetall(key) if is_hash else redis_client.dump(key)
 
     def digest():
-        return {
-            key: (content(key), redis_client.ttl(key) > 0) for key in redis_client.scan_iter()
-        }
+        return {key: (content(key), redis_client.ttl(key) > 0) for key in redis_client.scan_iter()}
 
     before = digest()
     everything(inspector, by_rq["done"])
