@@ -13,7 +13,7 @@ local jobs, paused, taken = {}, {}, {}
 
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
 local fence = redis.pcall('HGET', OWN .. 'fence', uid)
-if type(fence) == 'string' and (fence == 'dead' or tonumber(fence) >= tonumber(seq)) then
+if type(fence) == 'string' and (fence == 'dead' or (tonumber(fence) or 0) >= tonumber(seq)) then
   return { micros(NOW), 'fenced', {}, {} }
 end
 
