@@ -186,7 +186,7 @@ class Pace:
     def lookahead(self, longest_running_s: float) -> int:
         """Jobs that may wait here without having begun."""
         each = max(self.average_s, longest_running_s)
-        return 0 if each > LOOKAHEAD_S else min(PAGE, int(LOOKAHEAD_S / max(each, 1e-5)))
+        return 0 if each > LOOKAHEAD_S else min(2 * PAGE, int(LOOKAHEAD_S / max(each, 1e-5)))
 
 
 class Fetcher:
