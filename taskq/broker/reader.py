@@ -27,22 +27,26 @@ READ_TIMEOUT_S = 10.0
 """A reply that is this late (on top of the block time) will not come: the server is away."""
 _MIDDLE_S = 5.0
 """Longest silence in the middle of a reply."""
+_LEAST_S = 0.5
+"""Time that a new connection gets at least, however short the caller's own is."""
 _PASSING_CODES = ("BUSY ", "UNBLOCKED ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
 
 
 class Reader:
     """One connection, one user at a time."""
 
-    def __init__(self, connect: Callable[..., Any]) -> None:
+    def __init__(self, connect: Callable[..., Any], limit_s: float = _MIDDLE_S) -> None:
         """Connect.
 
         Args:
             connect: `Broker.connection`.
+            limit_s: seconds that the server may take to greet; a frozen one accepts a
+                connection and says nothing. Never less than `_LEAST_S`.
 
         Raises:
             BrokerUnavailable: Redis cannot be reached.
         """
-        self._connection = connect(socket_timeout_s=_MIDDLE_S)
+        self._connection = connect(socket_timeout_s=max(min(limit_s, _MIDDLE_S), _LEAST_S))
         self._owed = 0
         self.pid = os.getpid()
 
@@ -121,8 +125,8 @@ class Readers:
         self._lock = threading.Lock()
         self._idle: list[Reader] = []
 
-    def take(self) -> Reader:
-        """A connection that can take a question.
+    def take(self, limit_s: float = _MIDDLE_S) -> Reader:
+        """A connection that can take a question; a new one is given `limit_s` to connect.
 
         Raises:
             BrokerUnavailable: Redis cannot be reached.
@@ -131,7 +135,7 @@ class Readers:
             with self._lock:
                 reader = self._idle.pop() if self._idle else None
             if reader is None:
-                return Reader(self._connect)
+                return Reader(self._connect, limit_s)
             if reader.is_usable():
                 return reader
             reader.close()
@@ -162,7 +166,7 @@ class Readers:
         reader = None
         until = time.monotonic() + limit_s
         try:
-            used = reader = self.take()
+            used = reader = self.take(limit_s)
             found = converse(
                 conversation, lambda cmds: used.ask(cmds, max(until - time.monotonic(), 0.0))
             )

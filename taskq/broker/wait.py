@@ -163,7 +163,7 @@ class Waits:
         while self._closes == closes:
             outcome = None
             try:
-                reader = reader or self._readers.take()
+                reader = reader or self._readers.take(patience.limit_s())
                 if must_look:
                     outcome = self._look(reader, watch, patience)
                 outcome = outcome or self._read(reader, watch, patience)

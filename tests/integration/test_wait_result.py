@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -375,18 +377,25 @@ class TestTrouble:
             app.handle("a").result(10)
         later.join()
 
-    def test_a_frozen_server_does_not_hold_the_caller(self) -> None:
+    @pytest.mark.parametrize("how", ["paused", "stopped"])
+    def test_a_frozen_server_does_not_hold_the_caller(self, how: str) -> None:
         with EmbeddedRedis.start(port=0) as server, redis.Redis.from_url(server.url) as client:
             app, jobs = TaskQ(server.url), Endings(client)
             jobs.queued("a")
             jobs.queued("b")
             with pytest.raises(ResultTimeout):
                 app.handle("b").result(0.01)
-            client.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+            if how == "paused":
+                client.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+            else:
+                os.kill(server.pid, signal.SIGSTOP)
             start = time.monotonic()
-            with pytest.raises(ResultTimeout, match="Redis does not answer"):
-                app.handle("a").result(0.3)
-            assert time.monotonic() - start < 2.0
+            try:
+                with pytest.raises(ResultTimeout, match="Redis does not answer"):
+                    app.handle("a").result(0.3)
+                assert time.monotonic() - start < 2.0
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
             app.close()
 
     def test_no_server_until_the_time_is_over(self) -> None:
