@@ -183,10 +183,10 @@ class Pace:
             self.batch = min(PAGE, self.batch * 2)
         return self.batch
 
-    def lookahead(self, longest_running_s: float) -> int:
-        """Jobs that may wait here without having begun."""
-        each = max(self.average_s, longest_running_s)
-        return 0 if each > LOOKAHEAD_S else min(2 * PAGE, int(LOOKAHEAD_S / max(each, 1e-5)))
+    def lookahead(self, slots: int, longest_running_s: float) -> int:
+        """Jobs that may wait here without having begun: what `slots` work off in 50 ms."""
+        each = max(self.average_s, longest_running_s, 1e-5)
+        return min(2 * PAGE, int(slots * LOOKAHEAD_S / each))
 
 
 class Fetcher:

@@ -42,7 +42,7 @@ log = logging.getLogger("taskq.worker")
 job_log = logging.getLogger("taskq.job")
 
 TICK_S = 0.05
-UNBEGUN_S = 0.1
+UNBEGUN_S = 0.15
 """A job that waited this long in a worker without a free slot goes back to its queue."""
 RECORD_S = 1.0
 """Jobs that run longer get RQ's execution record; shorter ones never pay for it."""
@@ -231,15 +231,21 @@ class Runtime:
         if self.settler.bytes > SETTLE_BYTES or self._stop.is_set():
             return 0
         left = self._jobs_left()
-        # a queue that was empty a moment ago needs no looking ahead: a job taken now could
-        # find a long one begun before it, while another worker is free
-        ahead = self.pace.lookahead(self._longest_running()) if self.fetcher.backlog else 0
         room = PAGE_ROOM
-        if "thread" in self._modes:
-            room = min(room, self.threads.slots - self.threads.busy + ahead)
-        if "asyncio" in self._modes:
-            room = min(room, self.coroutines.slots - self.coroutines.busy + ahead)
+        for mode, runner in (("thread", self.threads), ("asyncio", self.coroutines)):
+            if mode in self._modes:
+                room = min(room, runner.slots - runner.busy + self._ahead(runner.slots))
         return min(room, left)
+
+    def _ahead(self, slots: int) -> int:
+        """Jobs to take before there is a slot for them.
+
+        Only where the last reserve found more than it took: from a queue that was empty a
+        moment ago a job could find a long one begun before it, while another worker is free.
+        """
+        if not self.fetcher.backlog:
+            return 0
+        return self.pace.lookahead(slots, self._longest_running())
 
     def _jobs_left(self) -> int:
         limit = self.settings.max_jobs

@@ -66,16 +66,25 @@ def test_one_slow_task_ends_the_lookahead_at_once_and_it_comes_back_slowly():
     pace = Pace()
     for _ in range(300):
         pace.ran(0.0001)
-    assert pace.lookahead(0.0) > 50
+    assert pace.lookahead(1, 0.0) > 50
     pace.ran(2.0)
-    assert pace.lookahead(0.0) == 0
+    assert pace.lookahead(1, 0.0) == 0
     for _ in range(20):
         pace.ran(0.0001)
-    assert pace.lookahead(0.0) == 0
+    assert pace.lookahead(1, 0.0) == 0
     for _ in range(200):
         pace.ran(0.0001)
-    assert pace.lookahead(0.0) > 5
-    assert pace.lookahead(5.0) == 0  # something long runs right now
+    assert pace.lookahead(1, 0.0) > 5
+    assert pace.lookahead(1, 5.0) == 0  # something long runs right now
+
+
+def test_the_lookahead_is_what_the_slots_work_off_in_fifty_milliseconds():
+    pace = Pace()
+    for _ in range(2000):
+        pace.ran(0.1)
+    assert pace.lookahead(1, 0.0) == 0
+    assert pace.lookahead(100, 0.0) in (49, 50)
+    assert pace.lookahead(1000, 0.0) == 200  # two calls' worth at most
 
 
 def test_a_batch_shrinks_when_jobs_begin_late():
