@@ -280,10 +280,12 @@ class Fetcher:
             if position not in self.paused and not watcher.armed:
                 watcher.arm()
         limit = PAUSE_CHECK_S if self.paused else IDLE_CHECK_S
-        try:
-            await asyncio.wait_for(self._wake.wait(), limit * random.uniform(0.9, 1.1))  # noqa: S311
-        except asyncio.TimeoutError:
-            pass
+        # a timer, not wait_for: that one costs a task and a turn of the loop on each wake-up
+        timer = asyncio.get_running_loop().call_later(
+            limit * random.uniform(0.9, 1.1), self._wake.set  # noqa: S311 (not a secret)
+        )
+        await self._wake.wait()
+        timer.cancel()
 
     async def _disarm(self) -> None:
         await asyncio.gather(*(w.disarm(self._link) for w in self._watchers))
