@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.execute import Interrupted, TimeLimit
+from taskq.worker.outcome import Interrupted, TimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,8 @@ class AsyncRunner:
         error: BaseException | None = None
         try:
             self._begin(claim)
-            assert claim.context is not None and claim.fn is not None
+            assert claim.context is not None
+            assert claim.fn is not None
             context.enter(claim.context)
             if 0 < claim.deadline < SHORT_LIMIT_S:
                 claim.timer = self._loop.call_later(claim.deadline, self.cancel, claim, "timeout")
@@ -123,4 +124,3 @@ class AsyncRunner:
                 if claim.why and over % AGAIN_S > 0.06:
                     continue
                 self.cancel(claim, "timeout")
-

@@ -22,7 +22,7 @@ _ROOM = _SLOT - _HEAD.size
 
 
 class Begun(NamedTuple):
-    """A job whose code runs: id, execution id and the end of its time limit (monotonic s, 0 = none)."""
+    """A job whose code runs; `deadline`: the end of its time limit (monotonic s, 0 = none)."""
 
     job_id: str
     exec_id: str

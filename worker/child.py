@@ -15,12 +15,13 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskq import logs
 from taskq.errors import TaskQError
 from taskq.worker.begun import BegunTable
-from taskq.worker.settings import WorkerSettings
+from taskq.worker.settings import EXIT_APP, EXIT_OK, EXIT_REPLACE, WorkerSettings
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -31,27 +32,26 @@ log = logging.getLogger("taskq.worker")
 SWITCH_S = 0.001
 """How long a busy thread may keep the interpreter while the event loop wants it. Python's own 5 ms
 cost a quarter of the drain of short `def` tasks on two processes (measured)."""
-EXIT_OK = 0
-EXIT_APP = 3
-"""The app cannot be loaded: starting another process would not help."""
-EXIT_REPLACE = 75
-"""It served its jobs, grew too large, was fenced, or has too many stuck threads: start another."""
 
 
 def main() -> None:
     """Entry of `python -m taskq.worker.child SOCKET_FD TABLE_FD SLOTS`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor decides
+    # Ctrl-C reaches the whole group: the supervisor decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     control = socket.socket(fileno=int(sys.argv[1]))
     table_fd, slots = int(sys.argv[2]), int(sys.argv[3])
-    first = _read_line(control)
+    first, asked = _read_settings(control)
     uid, text = first["uid"], first["settings"]
     settings = WorkerSettings.from_json(text)
     logs.configure(settings.log_level, settings.log_format)
+    if asked:
+        _tell(control, {"end": "asked"})
+        os._exit(EXIT_OK)
     try:
         app = load_app(settings)
-    except Exception as err:  # noqa: BLE001 (user code: whatever it raises is shown)
+    except Exception as err:  # user code: whatever it raises is shown
         told = isinstance(err, TaskQError)
         log.critical("Cannot load %s: %s", settings.app, err, exc_info=None if told else err)
         os._exit(EXIT_APP)
@@ -81,15 +81,17 @@ def load_app(settings: WorkerSettings) -> TaskQ:
     return app
 
 
-def _read_line(control: socket.socket) -> dict[str, Any]:
+def _read_settings(control: socket.socket) -> tuple[dict[str, Any], bool]:
+    """The first line, and whether we were asked to stop before we read it."""
     data = b""
-    while not data.endswith(b"\n"):
+    while b"\n" not in data:
         part = control.recv(65536)
         if not part:
             os._exit(EXIT_OK)  # the supervisor is gone before we began
         data += part
-    found: dict[str, Any] = json.loads(data)
-    return found
+    line, _, rest = data.partition(b"\n")
+    found: dict[str, Any] = json.loads(line)
+    return found, bool(rest)
 
 
 def _title(settings: WorkerSettings) -> None:
@@ -173,8 +175,8 @@ async def _watch_memory(runtime: Runtime, settings: WorkerSettings) -> None:
 def resident_mb() -> float:
     """Resident memory of this process in MB."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     except OSError:
         import resource  # noqa: PLC0415 (macOS: the highest value so far, in bytes)
 

@@ -72,7 +72,7 @@ class Claim:
     ) -> None:
         """Take a job as the reserve script gives it (flat: field, value, field, value ...)."""
         it = iter(flat)
-        self.fields: dict[bytes, bytes] = dict(zip(it, it))  # noqa: B905 (one iterator, twice)
+        self.fields: dict[bytes, bytes] = dict(zip(it, it))  # one iterator, twice
         self.position = position
         self.queue = queue
         self.id = job_id
@@ -108,7 +108,7 @@ class Claim:
             return default
         try:
             number = float(raw)
-            if not -1e12 < number < 1e12:  # also false for NaN: int() and Redis refuse what is beyond
+            if not -1e12 < number < 1e12:  # false for NaN, too; int() and Redis refuse the rest
                 raise ValueError
         except ValueError:
             raise ValueError(
@@ -135,6 +135,11 @@ class Claim:
             return DEFAULT_TIMEOUT_S
         seconds = self.number(b"tq_timeout" if b"tq_timeout" in self.fields else b"timeout", 0.0)
         return seconds if seconds > 0 else 0.0
+
+    @property
+    def attempt_by_record(self) -> int:
+        """Which execution of the job this is, counted from 1."""
+        return 1 + int(self.number(b"tq_attempts", 0) + self.number(b"tq_crashes", 0))
 
     @property
     def result_ttl_s(self) -> int:

@@ -15,11 +15,12 @@ from taskq.broker.client import run_script
 from taskq.broker.link import pack_all, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
-from taskq.worker.settings import BEAT_S, LEASE_S, MAX_CRASHES
+from taskq.worker.settings import LEASE_S, MAX_CRASHES
 
 if TYPE_CHECKING:
     from taskq.broker import Broker
     from taskq.broker.alink import AsyncLink
+    from taskq.worker.settings import Identity
 
 log = logging.getLogger("taskq.worker")
 
@@ -62,7 +63,8 @@ async def sweep(broker: Broker, link: AsyncLink, story: bytes) -> tuple[int, int
     args = [LEASE_S, broker.clock.iso(), MAX_CRASHES, story, _PAGE]
     _now, state, requeued, failed, extended = await _run(broker, link, "recover", args)
     if requeued or failed:
-        log.warning("Recovered from dead workers: %d jobs queued again, %d failed", requeued, failed)
+        log.warning("Recovered from dead workers: %d jobs queued again, %d failed",
+                    requeued, failed)  # fmt: skip
     if extended:
         log.debug("Extended %d leases", extended)
     if state == b"holding":
@@ -94,35 +96,37 @@ async def _run(
     )
 
 
-async def register(
-    broker: Broker, link: AsyncLink, name: str, queues: Sequence[str], version: str, host: str
-) -> None:
+async def register(broker: Broker, link: AsyncLink, me: Identity, version: str) -> None:
     """Write the worker's record as RQ does, so that `rq info` shows it.
 
     Raises:
         BrokerUnavailable: no answer.
     """
     keys, now = broker.keys, broker.clock.iso()
-    key = keys.worker(name)
+    key = keys.worker(me.name)
     commands: list[Sequence[Any]] = [
-        ("HSET", key, "birth", now, "last_heartbeat", now, "queues", ",".join(queues),
-         "pid", os.getpid(), "hostname", host, "ip_address", "", "version", version,
+        ("HSET", key, "birth", now, "last_heartbeat", now, "queues", ",".join(me.queues),
+         "pid", os.getpid(), "hostname", me.host, "ip_address", "", "version", version,
          "python_version", sys.version, "state", "idle", "tq_kind", platform.system()),
         ("EXPIRE", key, KEEP_S),
         ("SADD", keys.workers, key),
-        *(("SADD", f"{keys.prefix}:workers:{queue}", key) for queue in queues),
+        *(("SADD", f"{keys.prefix}:workers:{queue}", key) for queue in me.queues),
     ]  # fmt: skip
     packed = pack_all(commands)
     await link.ask(lambda _resend: packed, len(commands), _HELLO_S)
 
 
-async def unregister(broker: Broker, link: AsyncLink, name: str, queues: Sequence[str]) -> None:
-    """Remove the worker from RQ's sets, as RQ does at a worker's end."""
+async def unregister(broker: Broker, link: AsyncLink, me: Identity) -> None:
+    """Remove the worker from RQ's sets, as RQ does at a worker's end.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
     keys = broker.keys
-    key = keys.worker(name)
+    key = keys.worker(me.name)
     commands: list[Sequence[Any]] = [
         ("SREM", keys.workers, key),
-        *(("SREM", f"{keys.prefix}:workers:{queue}", key) for queue in queues),
+        *(("SREM", f"{keys.prefix}:workers:{queue}", key) for queue in me.queues),
         ("HSET", key, "death", broker.clock.iso()),
         ("EXPIRE", key, 60),
         ("DEL", f"{key}:executions"),
@@ -141,6 +145,3 @@ async def every(period_s: float, step: Callable[[], Any], what: str) -> None:
         except Exception:
             log.exception("%s failed; it is tried again", what)
         await asyncio.sleep(period_s * random.uniform(0.8, 1.0))  # noqa: S311 (not a secret)
-
-
-__all__ = ["BEAT_S", "Beat", "beat", "every", "register", "release", "sweep", "unregister"]

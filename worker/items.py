@@ -34,7 +34,9 @@ class Item(NamedTuple):
         return len(self.rest[2]) if self.kind in ("f", "x") else 0
 
 
-def finished(started: float, ended: float, value: bytes, ttl_s: int, *, marker: bool, unique: str) -> Item:
+def finished(
+    started: float, ended: float, value: bytes, ttl_s: int, *, marker: bool, unique: str
+) -> Item:
     """The job returned; `value` is base64, empty for None."""
     option = f"m{ttl_s}" if marker else str(ttl_s)
     return Item("f", unique, option, (f"{started:.6f}", f"{ended:.6f}", value))

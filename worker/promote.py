@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as rexc
@@ -65,10 +66,8 @@ class Promoter:
                 log.debug("Promoting not possible now: %s", err)
                 pause = backoff_s(attempt)
             if pause > 0:
-                try:
+                with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
-                except asyncio.TimeoutError:
-                    pass
 
     async def step(self) -> float:
         """Move what is due; returns seconds until the next look.
@@ -115,7 +114,8 @@ class Listener:
                     message = await connection.read_response(disable_decoding=True)
                     self._hear(message)
             except rexc.ResponseError as err:
-                log.warning("Cannot subscribe (%s): delayed jobs are looked for every %g s", err, CHECK_S)
+                log.warning("Cannot subscribe (%s): delayed jobs are looked for every %g s",
+                            err, CHECK_S)  # fmt: skip
                 return
             except (rexc.RedisError, BrokerUnavailable, OSError):
                 attempt += 1

@@ -19,8 +19,10 @@ from rq.serializers import DefaultSerializer
 
 from taskq.broker.link import backoff_s
 from taskq.errors import PayloadError
-from taskq.worker.execute import describe
-from taskq.worker.rq_end import End, LaneQueue, LaneWorker
+from taskq.worker.claim import YEAR_S
+from taskq.worker.outcome import describe
+from taskq.worker.rq_classes import LaneQueue, LaneWorker
+from taskq.worker.rq_end import End
 from taskq.worker.rq_fence import Fence, FencedRedis, LeaseLost
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class Desk:
             pipeline.hset(key, mapping={"status": "failed", "ended_at": now})
             pipeline.xadd(results, {"type": 2, "worker_name": self._name, "exc_string": text,
                                     "tq_error": error}, maxlen=10)  # fmt: skip
-            pipeline.zadd(self._keys.failed(claim.queue), {claim.id: time.time() + 31_536_000})
+            pipeline.zadd(self._keys.failed(claim.queue), {claim.id: time.time() + YEAR_S})
             self._close(pipeline, fence, claim)
             pipeline.execute()
 

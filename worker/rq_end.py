@@ -1,147 +1,32 @@
-"""The end of one job by RQ's own code: callbacks once, then its transaction, once.
-
-RQ's classes are used as they are, with small subclasses where a lost connection, a
-lost lease or a pause of less than a second would otherwise be handled wrongly.
-"""
+"""The end of one job by RQ's own code: callbacks once, then its transaction, once."""
 
 # ruff: noqa: SLF001 (RQ's own private steps are what this is about)
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from rq import Queue
 from rq.callbacks import execute_failure_callback, execute_success_callback
-from rq.executions import Execution
-from rq.job import Job, JobStatus, Retry
+from rq.job import JobStatus, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.rate_limit import release_slot
-from rq.registry import ScheduledJobRegistry
 from rq.timeouts import JobTimeoutException
-from rq.worker.base import BaseWorker
 
 from taskq.errors import TaskQError
 from taskq.retry import RetryLater
-from taskq.worker.execute import TRACEBACK_BYTES, TimeLimit, failure_item, user_part
+from taskq.worker.outcome import TimeLimit, failure_item, shortened, user_part
 from taskq.worker.rq_callback import CallbackLimit
+from taskq.worker.rq_classes import LaneJob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rq.executions import Execution
+
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_classes import LaneQueue, LaneWorker
     from taskq.worker.rq_fence import Fence
-
-
-class LaneWorker(BaseWorker):
-    """RQ's worker as far as the end of a job needs it. One for each thread of the lane."""
-
-    death_penalty_class = CallbackLimit
-    """Callbacks run in the lane's threads, where RQ's signals cannot reach."""
-    counting = True
-    """False for a job that the worker's counters have already seen."""
-
-    def _set_connection(self, connection: Any) -> Any:
-        return connection  # its time-outs are ours
-
-    def execute_job(self, job: Job, queue: Queue) -> None:  # noqa: ARG002 (as in RQ)
-        """Never called: the engine runs jobs.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("taskq's engine runs the jobs; the lane only settles them")
-
-    def increment_successful_job_count(self, pipeline: Any = None) -> None:
-        """Count a job, once."""
-        if self.counting:
-            super().increment_successful_job_count(pipeline)
-
-    def increment_failed_job_count(self, pipeline: Any = None) -> None:
-        """Count a job, once."""
-        if self.counting:
-            super().increment_failed_job_count(pipeline)
-
-    def increment_total_working_time(self, job_execution_time: timedelta, pipeline: Any) -> None:
-        """Count a job's time, once."""
-        if self.counting:
-            super().increment_total_working_time(job_execution_time, pipeline)
-
-    def _enqueue_dependents_safely(self, queue: Queue, job: Job) -> None:
-        queue.enqueue_dependents(job)  # errors come through: the lane tries again
-
-    def _release_slot_safely(self, job: Job) -> None:
-        release_slot(job)
-
-
-class LaneQueue(Queue):
-    """RQ's queue; remembers which dependents are ready, and schedules to the microsecond."""
-
-    own = ""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As RQ."""
-        super().__init__(*args, **kwargs)
-        self.moved: dict[str, list[str]] = {}
-
-    def move_dependents_to_ready(self, *args: Any, **kwargs: Any) -> dict[str, list[str]]:
-        """Also note the outcome."""
-        found = super().move_dependents_to_ready(*args, **kwargs)
-        for name, ids in found.items():  # of tries before, too: they may have been carried out
-            known = self.moved.setdefault(name, [])
-            known += [job_id for job_id in ids if job_id not in known]
-        return found
-
-    def schedule_job(
-        self, job: Job, datetime: datetime, pipeline: Any = None, unique: bool = False
-    ) -> Job:
-        """RQ cuts the time down to whole seconds, so that the job would come too early."""
-        super().schedule_job(job, datetime, pipeline, unique)
-        if pipeline is not None:
-            key = ScheduledJobRegistry(queue=self).key  # type: ignore[no-untyped-call]
-            pipeline.zadd(key, {job.id: datetime.timestamp()})
-            pipeline.publish(f"{self.own}wake", self.name)
-        return job
-
-
-class LaneJob(Job):
-    """RQ's job; what it writes outside a transaction is left to the transaction."""
-
-    again: tuple[float, bool, int | None] | None = None
-    """Pause, front and retries left of its next execution, if there is one."""
-    closing = False
-
-    @property
-    def should_retry(self) -> bool:
-        """Whether it runs again, by the task's policy where it says more than RQ's fields."""
-        return self.again is not None
-
-    def retry(self, queue: Queue, pipeline: Any) -> None:
-        """As RQ, with the pause that the policy chose."""
-        assert self.again is not None
-        pause, front, left = self.again
-        if left is not None:
-            self.retries_left = left
-        pipeline.hincrby(self.key, "tq_attempts", 1)
-        if pause > 0:
-            due = datetime.now(timezone.utc) + timedelta(seconds=pause)
-            queue.schedule_job(self, due, pipeline=pipeline)
-        else:
-            queue._enqueue_job(self, pipeline=pipeline, at_front=front)
-
-    def set_status(self, status: JobStatus, pipeline: Any = None) -> None:
-        """RQ sets "scheduled" at once, unfenced, and then again in the transaction."""
-        if pipeline is None and self.closing:
-            self._status = status
-        else:
-            super().set_status(status, pipeline)
-
-    def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
-        """Send them once, whatever is tried again."""
-        webhooks, self.webhooks = self.webhooks, []
-        for webhook in webhooks:
-            if webhook.job_status == status:
-                webhook.send(self, exc_string=exc_string)
 
 
 class End:
@@ -218,7 +103,7 @@ class End:
                 execute_failure_callback(job, penalty, *self._exc_info())
             except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
                 self._error = err
-            self._text = _shortened(format_exc_info(self._exc_info()))
+            self._text = shortened(format_exc_info(self._exc_info())).decode("utf-8", "replace")
             self._worker.handle_exception(job, *self._exc_info())
 
     def _unfit(self) -> BaseException | None:
@@ -299,11 +184,17 @@ class End:
         if self._error is None and not self._asks_again:
             self._loaded.send_webhooks(JobStatus.FINISHED)
 
+    def _ends_unkept(self) -> bool:
+        """Whether RQ deletes the job in this transaction."""
+        if self._error is not None:
+            return not self._loaded.again and self._loaded.failure_ttl == 0
+        return not self._asks_again and self._claim.result_ttl_s == 0
+
     def _extra(self, own: str, *, counting: bool) -> list[Sequence[Any]]:
         """Our own part of the transaction: statistics, the marker of a result not kept."""
         commands: list[Sequence[Any]] = []
         claim, now = self._claim, time.time()
-        if self._error is None and not self._asks_again and claim.result_ttl_s == 0:
+        if self._ends_unkept():
             done = f"{own}done:{int(now // 10)}"
             commands += (("SADD", done, claim.id), ("EXPIRE", done, 70))
         if counting:
@@ -323,12 +214,3 @@ def _again(rest: tuple[Any, ...]) -> tuple[float, bool, int | None]:
     """Pause, front and retries left, from a retry item of the settle script."""
     delay, front, left = rest
     return float(delay or 0), front == "1", None if left == "" else int(left)
-
-
-def _shortened(text: str) -> str:
-    """At most `TRACEBACK_BYTES`, and nothing that UTF-8 cannot carry."""
-    data = text.encode("utf-8", "replace")
-    if len(data) > TRACEBACK_BYTES:
-        half = TRACEBACK_BYTES // 2
-        data = data[:half] + b"\n  [... traceback shortened ...]\n" + data[-half:]
-    return data.decode("utf-8", "replace")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 LEASE_S = 15.0
 """An execution owns its job this long after its worker's last heartbeat."""
@@ -17,6 +19,12 @@ LOOKAHEAD_S = 0.05
 """A worker holds at most this much work that it has not begun."""
 SETTLE_BYTES = 64_000_000
 """Results kept in memory while Redis is away; above it nothing more is reserved."""
+
+EXIT_OK = 0
+EXIT_APP = 3
+"""Exit code of a worker process that cannot load the app."""
+EXIT_REPLACE = 75
+"""It served its jobs, grew too large, was fenced, or has too many stuck threads: start another."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +76,30 @@ class WorkerSettings:
         """The other end of `to_json`."""
         made = cls(**json.loads(text))
         return replace(made, queues=tuple((str(n), float(w)) for n, w in made.queues))
+
+
+class Identity(NamedTuple):
+    """Who one worker process is.
+
+    Attributes:
+        uid: 8 letters and digits, never used before: leases carry it.
+        host: the machine, or what the user called this worker.
+        name: in RQ's records.
+        queues: names of those it serves, in order of priority.
+    """
+
+    uid: str
+    host: str
+    name: str
+    queues: list[str]
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, uid: str) -> Identity:
+        """Of the process that runs with these settings."""
+        host = _safe(settings.name or socket.gethostname())
+        return cls(uid, host, f"{host}.{uid}", [name for name, _weight in settings.queues])
+
+
+def _safe(text: str) -> str:
+    """A name that is safe in keys and lists: letters, digits, `-`, `_` and `.`."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)[:60]

@@ -19,6 +19,7 @@ from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
 from taskq.worker import items
+from taskq.worker.claim import YEAR_S
 from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import PAGE
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from taskq.broker import Broker
     from taskq.broker.alink import AsyncLink
     from taskq.worker.claim import Claim
+    from taskq.worker.settings import Identity
 
 log = logging.getLogger("taskq.worker")
 
@@ -43,8 +45,7 @@ class Settler:
         self,
         broker: Broker,
         link: AsyncLink,
-        worker: str,
-        queues: list[str],
+        me: Identity,
         to_lane: Callable[[Claim, bool], None],
         settled: Callable[[Claim], None],
     ) -> None:
@@ -53,16 +54,15 @@ class Settler:
         Args:
             broker: for key names and the clock.
             link: a connection of its own.
-            worker: this worker's name.
-            queues: names by position.
+            me: this worker's name, and its queues by position.
             to_lane: gets a job that has dependents: RQ's own code settles it. And whether
                 it is counted already: the script counts a batch, or nothing of it.
             settled: called when a job is out of our hands.
         """
         self._broker = broker
         self._link = link
-        self._worker = worker
-        self._queues = queues
+        self._worker = me.name
+        self._queues = me.queues
         self._to_lane = to_lane
         self._settled = settled
         self._items: list[tuple[Claim, Item]] = []
@@ -137,7 +137,7 @@ class Settler:
             return
         error = '["taskq.errors.TaskQError","The end of this job could not be recorded.",1]'
         at = claim.begun_at
-        self._items[0] = (claim, items.failed(at, at, b"", error, 31_536_000, ""))
+        self._items[0] = (claim, items.failed(at, at, b"", error, YEAR_S, ""))
 
     def _next(self) -> list[tuple[Claim, Item]]:
         size = n = 0
@@ -198,4 +198,3 @@ class Settler:
             "Its lease had ended, or the record was already made",
             claim.id, claim.name, what,
         )  # fmt: skip
-

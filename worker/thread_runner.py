@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.execute import Overrun, TimeLimit
+from taskq.worker.outcome import Overrun, TimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +125,8 @@ class ThreadRunner:
         arrived = False
         try:
             self._begin(claim)
-            assert claim.context is not None and claim.fn is not None
+            assert claim.context is not None
+            assert claim.fn is not None
             context.enter(claim.context)
             with slot.lock:
                 slot.fired = False

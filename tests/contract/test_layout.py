@@ -45,7 +45,7 @@ REDIS = ("redis", "rq", "rq_scheduler", "hiredis", "valkey")
 REDIS_IMPORTERS = {
     "taskq.broker.": "the broker is our view of Redis",
     "taskq.worker.rq_": "the lane that lets RQ's own code handle its special features",
-    "taskq.worker.fetch": "catches what its own blocking connections raise",
+    "taskq.worker.watcher": "catches what its own blocking connections raise",
     "taskq.worker.promote": "the same",
 }
 """Beginnings of names, each with its reason."""

@@ -12,9 +12,9 @@ import pytest
 from taskq.context import JobContext
 from taskq.worker.begun import BegunTable
 from taskq.worker.claim import Claim
-from taskq.worker.execute import Interrupted, TimeLimit, failure_item
-from taskq.worker.fetch import Pace
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
+from taskq.worker.outcome import Interrupted, TimeLimit, failure_item
+from taskq.worker.pace import Pace
 from taskq.worker.thread_runner import ThreadRunner
 
 

@@ -1,0 +1,85 @@
+"""From the fetcher to a runner: a reserved job is understood, or set aside with a reason."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from taskq.errors import PayloadError, UnknownTask
+from taskq.worker import items
+from taskq.worker.outcome import UNKNOWN_TRIES, unknown_item
+from taskq.worker.suspects import CRASHES
+
+if TYPE_CHECKING:
+    from taskq.worker.claim import Claim
+    from taskq.worker.life import Life
+    from taskq.worker.resolve import Resolver
+    from taskq.worker.runners import Runners
+    from taskq.worker.settle import Settler
+    from taskq.worker.suspects import Suspects
+
+log = logging.getLogger("taskq.worker")
+
+
+class Delivery:
+    """Takes reserved jobs. On the event loop, for every job."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        runners: Runners,
+        suspects: Suspects,
+        life: Life,
+        settler: Settler,
+    ) -> None:
+        """Know where jobs may go.
+
+        Args:
+            resolver: finds out what they call.
+            runners: run them.
+            suspects: are run one by one.
+            life: ends those that cannot be run.
+            settler: gets those that go back to Redis.
+        """
+        self._resolver = resolver
+        self._runners = runners
+        self._threads, self._coroutines = runners.threads, runners.coroutines
+        self._suspects = suspects
+        self._life = life
+        self._settler = settler
+
+    def take(self, claim: Claim) -> None:
+        """Resolve a reserved job and hand it to its runner."""
+        try:
+            if not isinstance(claim.id, str):
+                raise PayloadError("The job's id is not UTF-8 text.")
+            self._resolver.prepare(claim)
+        except UnknownTask as err:
+            self._unknown(claim, err)
+            return
+        except Exception as err:  # noqa: BLE001 (whatever bytes do, the worker goes on)
+            self._life.refuse(claim, err)
+            return
+        if claim.fields.get(b"tq_cancel") == b"1":
+            self._settler.add(claim, items.canceled(claim.unique))
+            return
+        if claim.fields.get(b"tq_crashes", b"0") >= CRASHES:
+            self._suspects.add(claim)
+            return
+        runner = self._coroutines if claim.is_async else self._threads
+        runner.submit(claim)
+        if claim.fields.get(b"tq_redeliver") == b"0" and runner.busy > runner.slots:
+            self._runners.give_back(claim)  # at most once: never held without being run
+
+    def _unknown(self, claim: Claim, err: UnknownTask) -> None:
+        """The task may be one of the next release: looked at again, some times."""
+        try:
+            tries = int(claim.number(b"tq_unknown", 0))
+        except ValueError:
+            tries = UNKNOWN_TRIES
+        if tries >= UNKNOWN_TRIES:
+            self._life.refuse(claim, err)
+            return
+        log.warning("Job %s: %s Looked at again in 10 s (%d of %d)",
+                    claim.id, err, tries + 1, UNKNOWN_TRIES)  # fmt: skip
+        self._settler.add(claim, unknown_item())

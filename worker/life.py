@@ -1,0 +1,194 @@
+"""The life of one job in a worker process: its code begins, ends, and what that means.
+
+Called for every job: no layer stands between the runners and these functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from taskq.errors import PayloadError, UnknownTask
+from taskq.worker import items
+from taskq.worker.outcome import (
+    Interrupted,
+    TimeLimit,
+    cut_short_item,
+    failure_item,
+    success_item,
+    user_part,
+)
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.worker.begun import BegunTable
+    from taskq.worker.claim import Claim
+    from taskq.worker.items import Item
+    from taskq.worker.pace import Pace
+    from taskq.worker.rq_door import Door
+    from taskq.worker.settle import Settler
+    from taskq.worker.suspects import Suspects
+
+job_log = logging.getLogger("taskq.job")
+
+_YOUNG_S = 45.0
+"""A caller may send the same job again for 30 s; the rest is for clocks that differ."""
+
+
+class Life:
+    """Begin and end of jobs.
+
+    Attributes:
+        pace: learns from each of them.
+        jobs: how many have run here.
+    """
+
+    def __init__(
+        self,
+        app: TaskQ,
+        worker: str,
+        settler: Settler,
+        door: Door,
+        suspects: Suspects,
+        pace: Pace,
+        begun: BegunTable | None,
+    ) -> None:
+        """No job has begun.
+
+        Args:
+            app: its codec writes results.
+            worker: this worker's name.
+            settler: gets the ends.
+            door: takes those that only RQ's own code can settle.
+            suspects: are told when one of them has ended.
+            pace: learns how long jobs run, and how late they begin.
+            begun: memory shared with the supervisor, or None.
+        """
+        self._app = app
+        self._worker = worker
+        self._settler = settler
+        self._door = door
+        self._suspects = suspects
+        self._begun = begun
+        self._clock = app.broker.clock
+        self._loop = asyncio.get_running_loop()
+        self.pace = pace
+        self.jobs = 0
+
+    def begin(self, claim: Claim) -> None:
+        """Just before a job's code; in its thread, or on the loop."""
+        claim.begin()
+        self.pace.began(claim.begun_mono - claim.reserved_mono)
+        if self._begun is not None:
+            limit = claim.begun_mono + claim.deadline if claim.deadline else 0.0
+            claim.slot = self._begun.begin(claim.id, claim.exec_id, limit)
+        if "rq.job" in sys.modules:  # else no code can ask RQ for the current job
+            self._tell_rq(claim)
+        if job_log.isEnabledFor(logging.DEBUG):
+            job_log.debug("Begun", extra=_extra(claim))
+
+    def _tell_rq(self, claim: Claim) -> None:
+        """Let RQ's `get_current_job()` know, in the context that the job's code runs in."""
+        from taskq.worker import rq_current  # noqa: PLC0415 (RQ: only where it is there anyway)
+
+        rq_current.enter(claim, self._app, self._worker)
+
+    def done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
+        """A job's code has ended. On the loop."""
+        if claim.slot >= 0 and self._begun is not None:
+            self._begun.end(claim.slot)
+        if claim is self._suspects.current:
+            self._loop.call_soon(self._suspects.next)
+        seconds = 0.0
+        if claim.begun_mono:
+            seconds = time.monotonic() - claim.begun_mono
+            self.pace.ran(seconds)
+            self.jobs += 1
+        if isinstance(error, Interrupted):
+            self._settler.add(claim, _interrupted_item(claim, error))
+            return
+        claim.outcome = (value, error)
+        item: Item | None = None
+        if type(value).__name__ == "Retry" and type(value).__module__ == "rq.job":
+            claim.special = True  # RQ's way to ask for another try
+        if error is None and not claim.special:
+            try:
+                item = success_item(claim, value, self._app, young=self._young(claim))
+            except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
+                error = err
+        if error is not None:
+            item = failure_item(claim, error)
+            claim.outcome = (None, error)
+        if item is None or claim.special:
+            self._door.enter(claim)
+            return
+        self.end(claim, item, ok=error is None, error=error, seconds=seconds)
+
+    def refuse(self, claim: Claim, err: Exception) -> None:
+        """Fail a job whose code cannot be run."""
+        claim.outcome = (None, err)
+        if claim.is_special():  # its failure callback, its webhooks
+            self._door.enter(claim)
+        else:
+            self.end(claim, failure_item(claim, err), ok=False, error=err)
+
+    def end(
+        self,
+        claim: Claim,
+        item: Item,
+        *,
+        ok: bool,
+        error: BaseException | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Count and log an end, and settle it."""
+        settler, position = self._settler, claim.position
+        settler.count_end(ok=ok, seconds=seconds)
+        if ok:
+            settler.count(position, "finished")
+        else:
+            settler.count(position, "retried" if item.kind == "r" else "failed")
+            _log_failure(claim, item, error)
+        ms = int(seconds * 1000)
+        settler.count(position, f"r{ms.bit_length()}")
+        if ms:
+            settler.count(position, "run_ms", ms)
+        settler.add(claim, item)
+
+    def _young(self, claim: Claim) -> bool:
+        """Whether its caller may still be sending it again: a marker is left if it is deleted."""
+        if claim.is_plain or claim.fields.get(b"result_ttl") != b"0":
+            return False
+        enqueued = claim.fields.get(b"enqueued_at", b"").decode("ascii", "replace")
+        return enqueued >= self._clock.iso(self._clock.time() - _YOUNG_S)
+
+
+def _interrupted_item(claim: Claim, error: Interrupted) -> Item:
+    if str(error) == "cancel":
+        return items.canceled(claim.unique)
+    return cut_short_item(claim) if claim.begun_mono else items.GIVEN_BACK
+
+
+def _log_failure(claim: Claim, item: Item, error: BaseException | None) -> None:
+    if item.kind == "r":
+        pause = f" in {float(item.rest[0]):g} s" if item.rest[0] else ""
+        job_log.warning("%s (job %s) raised %r; retried%s", claim.name, claim.id, error, pause,
+                        extra=_extra(claim))  # fmt: skip
+        return
+    info = None
+    if error is not None and not isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
+        info = (type(error), error, user_part(error.__traceback__))
+    job_log.error("%s (job %s) failed: %s", claim.name or "A job", claim.id, error,
+                  exc_info=info, extra=_extra(claim))  # fmt: skip
+
+
+def _extra(claim: Claim) -> dict[str, Any]:
+    return {
+        "job_id": claim.id,
+        "task": claim.name,
+        "queue": claim.queue,
+        "attempt": claim.attempt,
+    }

@@ -1,0 +1,223 @@
+"""What the end of an execution means: an item of the settle script.
+
+A job that returned has finished; one that raised runs again, or has failed with a
+traceback as RQ stores it and our own short error beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import random
+import time
+import traceback
+import zlib
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from taskq.errors import TaskQError, TaskTimeout
+from taskq.retry import Retry, RetryLater
+from taskq.worker import items
+from taskq.worker.claim import YEAR_S
+from taskq.worker.items import Item
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.worker.claim import Claim
+
+TRACEBACK_BYTES = 100_000
+MESSAGE_CHARS = 2_000
+UNKNOWN_TRIES = 6
+UNKNOWN_DELAY_S = 10.0
+"""A task this worker does not know may be one of the next release: six times ten seconds."""
+
+
+class Overrun(BaseException):
+    """Raised inside a task's thread at its time limit.
+
+    Not an `Exception`, so that `except Exception` in the task does not swallow it.
+    """
+
+
+class TimeLimit(Exception):
+    """The execution was over its time limit (what the caller sees as `TaskTimeout`)."""
+
+
+class Interrupted(Exception):
+    """The execution was cancelled: asked for (`cancel`) or at a shutdown."""
+
+
+def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
+    """The settle item of a job that returned.
+
+    Args:
+        claim: the job.
+        value: what it returned.
+        app: writes it.
+        young: its caller may still be sending it again: leave a marker if it is deleted.
+
+    Raises:
+        NotSerializable, PayloadTooLarge: the result cannot be stored.
+    """
+    ttl = claim.result_ttl_s
+    text = b""
+    if value is not None and ttl != 0:
+        if claim.pickled:  # its caller is a stock RQ that reads pickles
+            raw = _pickled(value)
+        else:
+            raw = app.codec.dump_value(value, job_id=claim.id, kind="result")
+        text = base64.b64encode(raw)
+    return items.finished(
+        claim.begun_at, time.time(), text, ttl, marker=young and ttl == 0, unique=claim.unique
+    )
+
+
+def _pickled(value: Any) -> bytes:
+    """As RQ: a job whose result cannot be pickled has finished all the same, without it."""
+    try:
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 (objects take part in it and may raise anything)
+        return pickle.dumps("Unserializable return value", protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def names_of(kind: type[BaseException]) -> list[str]:
+    """Dotted names of an exception class and its bases, nearest first."""
+    return [f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__ if c is not object]
+
+
+def failure_item(claim: Claim, err: BaseException) -> Item:
+    """The settle item of a job that raised: a retry, or its end. Never raises itself."""
+    try:
+        return _failure_item(claim, err)
+    except Exception as broken:  # noqa: BLE001 (hostile fields or exceptions: it fails plainly)
+        now = time.time()
+        why = type(broken).__name__
+        message = f"{type(err).__name__} (what became of it cannot be told: {why})"
+        error = json.dumps([f"{type(err).__module__}.{type(err).__qualname__}", message, 1])
+        return items.failed(claim.begun_at or now, now, lost_text(), error, YEAR_S, claim.unique)
+
+
+def _failure_item(claim: Claim, err: BaseException) -> Item:
+    if isinstance(err, RetryLater):
+        return items.retried(err.seconds)
+    left = int(_safe_number(claim, b"retries_left"))
+    if left > 0:
+        policy = _policy(claim)
+        if policy is None or policy.matches(names_of(_kind(err))):
+            delay = _interval(claim, left)
+            if policy is not None:
+                delay = policy.jittered(delay)
+            front = claim.fields.get(b"enqueue_at_front_on_retry") == b"1"
+            return items.retried(delay, front=front, left=left - 1)
+    text, error = describe(claim, err)
+    now = time.time()
+    return items.failed(claim.begun_at or now, now, text, error, _safe_ttl(claim), claim.unique)
+
+
+def _kind(err: BaseException) -> type[BaseException]:
+    return TaskTimeout if isinstance(err, TimeLimit) else type(err)
+
+
+def _safe_number(claim: Claim, name: bytes) -> float:
+    try:
+        return claim.number(name, 0)
+    except ValueError:
+        return 0.0
+
+
+def _safe_ttl(claim: Claim) -> int:
+    try:
+        return claim.failure_ttl_s
+    except ValueError:
+        return YEAR_S
+
+
+def _policy(claim: Claim) -> Retry | None:
+    """What the retry says beyond RQ's fields, or None."""
+    raw = claim.fields.get(b"tq_retry")
+    if raw:
+        try:
+            return Retry.from_field(raw.decode())
+        except (ValueError, TaskQError):
+            return None
+    return None
+
+
+def _interval(claim: Claim, left: int) -> float:
+    """Pause before the next execution, by RQ's rule on `retry_intervals`."""
+    raw = claim.fields.get(b"retry_intervals")
+    if not raw:
+        return 0.0
+    try:
+        intervals = [float(x) for x in json.loads(raw)]
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        return 0.0
+    if not intervals:
+        return 0.0
+    return min(max(intervals[max(len(intervals) - left, 0)], 0.0), YEAR_S)
+
+
+def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
+    """Traceback as RQ stores it (zlib, base64), and our JSON [type, message, attempts]."""
+    tb = user_part(err.__traceback__)
+    if isinstance(err, TimeLimit):
+        kind, message = "taskq.errors.TaskTimeout", str(err)
+        lines = traceback.format_exception(type(err), err, tb)
+    else:
+        kind = f"{type(err).__module__}.{type(err).__qualname__}"
+        if isinstance(err, Interrupted):
+            kind = "taskq.errors.JobFailed"
+        message = _text(err)
+        try:
+            lines = traceback.format_exception(type(err), err, tb)
+        except Exception:  # noqa: BLE001 (a hostile __str__ must not cost the record)
+            lines = [f"{kind}: {message}\n"]
+    error = json.dumps([kind, message, claim.attempt])
+    return base64.b64encode(zlib.compress(shortened("".join(lines)))), error
+
+
+def shortened(text: str) -> bytes:
+    """At most `TRACEBACK_BYTES` of a traceback, without what UTF-8 cannot carry."""
+    data = text.encode("utf-8", "replace")
+    if len(data) > TRACEBACK_BYTES:
+        half = TRACEBACK_BYTES // 2
+        data = data[:half] + b"\n  [... traceback shortened ...]\n" + data[-half:]
+    return data
+
+
+def _text(err: BaseException) -> str:
+    try:
+        text = str(err)
+    except Exception as broken:  # noqa: BLE001 (user code: whatever it raises)
+        text = f"(its text cannot be read: {type(broken).__name__})"
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= MESSAGE_CHARS else text[:MESSAGE_CHARS] + " [...]"
+
+
+def user_part(tb: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of this package."""
+    here = __name__.rpartition(".")[0]
+    start = tb
+    while tb is not None and str(tb.tb_frame.f_globals.get("__name__", "")).startswith(here):
+        tb = tb.tb_next
+    return tb or start
+
+
+def cut_short_item(claim: Claim) -> Item:
+    """The settle item of a job that still ran when the grace time of a shutdown was over."""
+    if claim.fields.get(b"tq_redeliver") == b"0":  # at most once: it has begun
+        return failure_item(
+            claim, Interrupted("Its worker was stopped, and the task says redeliver=False.")
+        )
+    return items.GIVEN_BACK
+
+
+def unknown_item() -> Item:
+    """The settle item of a job whose task this worker does not know (yet)."""
+    return items.unknown(UNKNOWN_DELAY_S * random.uniform(0.95, 1.05))  # noqa: S311 (not a secret)
+
+
+def lost_text() -> bytes:
+    """The traceback field of a job that has no traceback: empty, in RQ's coding."""
+    return base64.b64encode(zlib.compress(b""))

@@ -1,0 +1,120 @@
+"""A worker process in Redis: it says hello, that it lives and what it runs, and takes its leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from taskq.broker.client import BrokerError
+from taskq.broker.link import pack_all
+from taskq.errors import BrokerUnavailable
+from taskq.worker import heartbeat
+from taskq.worker.outcome import lost_text
+
+if TYPE_CHECKING:
+    from taskq.broker import Broker
+    from taskq.broker.alink import AsyncLink
+    from taskq.worker.records import Records
+    from taskq.worker.rq_door import Door
+    from taskq.worker.runners import Runners
+    from taskq.worker.settings import Identity
+
+log = logging.getLogger("taskq.worker")
+
+RECORD_S = 1.0
+"""Jobs that run longer get RQ's execution record; shorter ones never pay for it."""
+_PATIENCE_S = 10.0
+
+
+class Presence:
+    """What Redis knows of this process; `beat` and `sweep` are called every few seconds."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        link: AsyncLink,
+        me: Identity,
+        runners: Runners,
+        records: Records,
+        door: Door,
+    ) -> None:
+        """Nothing is known yet.
+
+        Args:
+            broker: for key names and the clock.
+            link: to Redis.
+            me: who this process is.
+            runners: have the jobs that it runs.
+            records: write RQ's execution records.
+            door: to RQ's own code, which has upkeep to do.
+        """
+        self._broker = broker
+        self._link = link
+        self._me = me
+        self._runners = runners
+        self._records = records
+        self._door = door
+        self._story = lost_text()
+
+    async def hello(self) -> None:
+        """Register; waits for Redis as long as it takes."""
+        try:
+            version = metadata.version("taskq")
+        except metadata.PackageNotFoundError:
+            version = "0"
+        attempt = 0
+        while True:
+            try:
+                await heartbeat.register(self._broker, self._link, self._me, version)
+                await self.beat()
+            except (BrokerUnavailable, BrokerError) as err:
+                attempt += 1
+                if attempt <= 3 or attempt % 10 == 0:
+                    log.warning("%s Waiting for it", err)
+                pause = min(0.2 * 2**attempt, 2.0)
+                await asyncio.sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311 (not a secret)
+            else:
+                return
+
+    async def beat(self) -> None:
+        """Tell Redis that this process lives, and which jobs have run for a while.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        me, now = self._me, time.monotonic()
+        running = self._runners.running()
+        long_running = [c for c in running if c.begun_mono and now - c.begun_mono > RECORD_S]
+        begun: list[str] = []
+        for claim in long_running:
+            begun += (claim.id, claim.exec_id)
+        state = "busy" if running else "idle"
+        one = heartbeat.Beat(me.uid, me.name, "\n".join(me.queues), state, begun)
+        await heartbeat.beat(self._broker, self._link, [one])
+        if long_running:
+            await self._records.write(long_running)
+
+    async def sweep(self) -> None:
+        """Take back what dead workers hold; let RQ's own code look after its own.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        await heartbeat.sweep(self._broker, self._link, self._story)
+        prefix = self._broker.keys.prefix
+        marks = [f"{prefix}:ready:{name}" for name in self._me.queues]
+        packed = pack_all([("EXISTS", f"{prefix}:rl-keys", *marks)])
+        if (await self._link.ask(lambda _resend: packed, 1, _PATIENCE_S))[0]:
+            self._door.maintain()
+
+    async def leave(self) -> None:
+        """Give back what is left, and go from RQ's sets. An outage is no reason to stay."""
+        try:
+            await heartbeat.release(self._broker, self._link, self._me.uid, "bye", self._story)
+            await heartbeat.unregister(self._broker, self._link, self._me)
+        except BrokerUnavailable as err:
+            log.warning("Could not take leave: %s", err)

@@ -1,0 +1,156 @@
+"""Finding out what a reserved job calls: from its bytes to a function and its arguments.
+
+Only the app's own tasks are found; with `--rq` any importable function, as RQ does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from taskq.context import JobContext
+from taskq.errors import PayloadError, UnknownTask
+from taskq.worker.claim import DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from taskq.app import TaskQ
+    from taskq.tasks import Task
+    from taskq.worker.claim import Claim
+
+
+class Resolver:
+    """Finds out what a claim calls: the app's tasks only, or with `rq` any function."""
+
+    def __init__(self, app: TaskQ, *, rq: bool, report: Callable[..., None]) -> None:
+        """Remember the app; `report` takes progress from running jobs."""
+        self.app = app
+        self.rq = rq
+        self.report = report
+        self._pickles = "pickle" in app.codec.accept and app.codec.serializer != "pickle"
+
+    def prepare(self, claim: Claim) -> None:
+        """Fill in name, function, arguments, context and time limit.
+
+        Raises:
+            UnknownTask: the app has no such task.
+            PayloadError: the payload or a field cannot be read, or is not accepted.
+        """
+        data = claim.fields.get(b"data")
+        if data is None:
+            raise PayloadError("The job's record has no payload (field 'data').")
+        codec = self.app.codec
+        name, instance, args, kwargs = codec.load_call(data, job_id=claim.id, queue=claim.queue)
+        claim.name = name
+        if self._pickles and _is_pickle(data):
+            claim.pickled = True
+        task = self.app.tasks.get(name) if instance is None else self._as_task(name, instance)
+        if task is not None:
+            claim.fn = task.fn
+            claim.is_async = task.mode == "asyncio"
+            if task.rebuild_args is not None:
+                args, kwargs = task.rebuild_args(args, kwargs)
+        elif self.rq:
+            claim.fn = fn = _import(name, instance)
+            claim.is_async = inspect.iscoroutinefunction(fn)
+            if not claim.is_async:
+                claim.fn = _awaiting(fn)
+        else:
+            self.app.lookup(name)  # raises, naming the nearest
+            raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
+        claim.args, claim.kwargs = args, kwargs
+        meta = None
+        if claim.is_plain:
+            claim.deadline = DEFAULT_TIMEOUT_S
+        else:
+            meta = self._read_record(claim)
+        claim.context = JobContext(
+            claim.id, name, claim.queue, claim.attempt, claim.fields.get(b"enqueued_at"), meta,
+            self.report,
+        )  # fmt: skip
+
+    def _read_record(self, claim: Claim) -> Any:
+        """What a record may say beyond the five plain fields, checked before any code runs.
+
+        Returns:
+            The job's metadata, or None.
+
+        Raises:
+            PayloadError: a field holds what it must not; the text names it.
+        """
+        try:
+            claim.deadline = claim.timeout_s
+            claim.attempt = claim.attempt_by_record
+            claim.special = claim.is_special()
+            _ = claim.result_ttl_s, claim.failure_ttl_s  # read to see that they can be
+        except ValueError as err:
+            raise PayloadError(f"The job's record is broken: {err}.") from err
+        raw = claim.fields.get(b"meta")
+        if not raw:
+            return None
+        return self.app.codec.load_value(raw, job_id=claim.id, kind="meta")
+
+    def _as_task(self, name: str, instance: Any) -> Task[..., Any] | None:
+        """The task of this app that stock RQ pickled as the object to call."""
+        known = self.app.tasks.get(getattr(instance, "name", "")) if name == "__call__" else None
+        return known if known is not None and hasattr(instance, "fn") else None
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Whether a payload is a pickle, compressed or not."""
+    if data[:1] == b"x":
+        try:
+            data = zlib.decompressobj().decompress(data, 1)
+        except zlib.error:
+            return False
+    return data[:1] == b"\x80"
+
+
+def _awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """As RQ: what a plain function returns is awaited if it is a coroutine."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value = fn(*args, **kwargs)
+        return asyncio.run(value) if asyncio.iscoroutine(value) else value
+
+    return call
+
+
+def _import(name: str, instance: Any) -> Callable[..., Any]:
+    """What RQ would call: a dotted path, a builtin, or a method of a pickled instance.
+
+    Raises:
+        UnknownTask: there is nothing of that name.
+    """
+    try:
+        if instance is not None:
+            found: Callable[..., Any] = getattr(instance, name)
+            if name == "__call__" and hasattr(instance, "mode"):  # a task's own object
+                found = instance.fn
+            return found
+        module, _, attribute = name.rpartition(".")
+        rest: list[str] = [attribute]
+        while module:
+            try:
+                target: Any = importlib.import_module(module)
+                break
+            except ModuleNotFoundError as err:
+                if err.name is None or not f"{module}.".startswith(f"{err.name}."):
+                    raise  # the module is there; something that it imports is not
+                module, _, part = module.rpartition(".")
+                rest.insert(0, part)
+        else:
+            target = importlib.import_module("builtins")
+        for part in rest:
+            target = getattr(target, part)
+    except Exception as err:
+        raise UnknownTask(f"no function {name!r} can be imported here: {err}") from err
+    if not callable(target):
+        raise UnknownTask(f"{name!r} is a {type(target).__name__}, not a function")
+    called: Callable[..., Any] = (
+        getattr(target, "fn", target) if hasattr(target, "mode") else target
+    )
+    return called

@@ -1,0 +1,87 @@
+"""How many jobs a worker process takes in hand.
+
+Enough to be busy while the next ones are fetched, and no more: what waits here could
+run elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from taskq.worker.settings import PAGE, SETTLE_BYTES
+
+if TYPE_CHECKING:
+    from taskq.worker.life import Life
+    from taskq.worker.runners import Runners
+    from taskq.worker.settings import WorkerSettings
+    from taskq.worker.settle import Settler
+
+_MOST = 2 * PAGE
+"""More than two calls' worth of jobs is never wanted at once."""
+
+
+class Room:
+    """What the fetcher asks before each call."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        modes: set[str],
+        life: Life,
+        runners: Runners,
+        settler: Settler,
+    ) -> None:
+        """Look at the parts of one process.
+
+        Args:
+            settings: say after how many jobs it ends.
+            modes: "asyncio", "thread": of the tasks that may come.
+            life: knows the pace, and how many jobs there were.
+            runners: have slots.
+            settler: has what ended and Redis does not know yet.
+        """
+        self.pace = life.pace
+        self._max_jobs = settings.max_jobs
+        self._modes = modes
+        self._life = life
+        self._runners = runners
+        self._threads, self._coroutines = runners.threads, runners.coroutines
+        self._settler = settler
+        self._closed = False
+
+    def close(self) -> None:
+        """Want nothing more: the process stops."""
+        self._closed = True
+
+    def wanted(self, *, backlog: bool) -> int:
+        """Jobs that this process wants now.
+
+        Args:
+            backlog: whether the last call found more than it took. From a queue that was empty
+                a moment ago nothing is taken ahead: a job could find a long one begun before
+                it, while another worker is free.
+        """
+        if self._closed or self._settler.bytes > SETTLE_BYTES:
+            return 0
+        room = _MOST
+        if self._max_jobs is not None:
+            room = min(room, self._max_jobs - self._life.jobs - self._runners.busy)
+        longest_s = self._longest_running() if backlog else 0.0
+        for mode, runner in (("thread", self._threads), ("asyncio", self._coroutines)):
+            if mode in self._modes:
+                ahead = self.pace.lookahead(runner.slots, longest_s) if backlog else 0
+                room = min(room, runner.slots - runner.busy + ahead)
+        return room
+
+    def _longest_running(self) -> float:
+        """Seconds since the oldest running job of each kind began; the greater of the two."""
+        now, longest = time.monotonic(), 0.0
+        for running in (self._threads.running, self._coroutines.running):
+            try:
+                first = next(iter(running.values()), None)  # dicts keep order
+            except RuntimeError:  # a thread began or ended a job at this moment
+                continue
+            if first is not None and first.begun_mono:
+                longest = max(longest, now - first.begun_mono)
+        return longest

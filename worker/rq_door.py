@@ -1,0 +1,74 @@
+"""The way into the RQ lane. RQ itself is imported only when the first job needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskq.app import TaskQ
+    from taskq.worker.claim import Claim
+    from taskq.worker.rq_lane import Lane
+    from taskq.worker.settings import Identity
+
+
+class Door:
+    """Opens the lane at its first use, and knows who is inside. Used on the event loop."""
+
+    def __init__(
+        self,
+        app: TaskQ,
+        me: Identity,
+        wake: Callable[[Callable[[], None]], None],
+        out: Callable[[Claim], None],
+    ) -> None:
+        """The lane stays closed.
+
+        Args:
+            app: with its Redis and its codec.
+            me: as RQ's records name this worker.
+            wake: runs a function on the event loop, from any thread.
+            out: called on the event loop when a job is out of the lane's hands.
+        """
+        self._app = app
+        self._me = me
+        self._wake = wake
+        self._out = out
+        self._lane: Lane | None = None
+        self.inside: set[str] = set()
+
+    def enter(self, claim: Claim, counted: bool = False) -> None:
+        """Let RQ's own code settle a job; `counted`: the worker's counters have seen it."""
+        self.inside.add(claim.id)
+        self._open().submit(claim, counted=counted)
+
+    def promote(self, jobs: list[tuple[str, str]]) -> None:
+        """Enqueue due jobs (queue, id) that only RQ may enqueue: those with a rate limit."""
+        self._open().promote(jobs)
+
+    def maintain(self) -> None:
+        """Finish what a worker that died in the middle of RQ's steps has left."""
+        self._open().maintain()
+
+    def close(self) -> None:
+        """End the lane's threads after what they have."""
+        if self._lane is not None:
+            self._lane.stop()
+
+    def _open(self) -> Lane:
+        if self._lane is None:
+            from taskq.worker.rq_lane import Lane  # noqa: PLC0415 (RQ: only where a job needs it)
+
+            me = self._me
+            self._lane = Lane(self._app.broker, me.name, me.queues, self._app, self._left)
+        return self._lane
+
+    def _left(self, claim: Claim) -> None:
+        """Called from the lane's thread."""
+
+        def out() -> None:
+            self.inside.discard(claim.id)
+            self._out(claim)
+
+        self._wake(out)

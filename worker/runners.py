@@ -1,0 +1,123 @@
+"""Both runners of a process as one: all jobs that it has in hand, begun or waiting."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from taskq.worker import items
+from taskq.worker.async_runner import AsyncRunner
+from taskq.worker.outcome import cut_short_item
+from taskq.worker.thread_runner import ThreadRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskq.worker.claim import Claim
+    from taskq.worker.settings import WorkerSettings
+    from taskq.worker.settle import Settler
+
+log = logging.getLogger("taskq.worker")
+
+UNBEGUN_S = 0.15
+"""A job that waited this long in a worker without a free slot goes back to its queue."""
+
+
+class Runners:
+    """The threads for `def` tasks and the event loop for `async def` tasks.
+
+    Attributes:
+        threads: runs `def` tasks.
+        coroutines: runs `async def` tasks.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        settler: Settler,
+        begin: Callable[[Claim], None],
+        done: Callable[[Claim, Any, BaseException | None], None],
+        wake: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Run nothing yet.
+
+        Args:
+            settings: how many jobs of each kind run at the same time.
+            settler: gets what is given back or cut short.
+            begin: called just before a job's code; in its thread, or on the loop.
+            done: called on the event loop with (claim, value, error).
+            wake: runs a function on the event loop, from any thread.
+        """
+        self.threads = ThreadRunner(settings.threads, begin, done, wake)
+        self.coroutines = AsyncRunner(settings.concurrency, begin, done)
+        self._settler = settler
+
+    def of(self, claim: Claim) -> ThreadRunner | AsyncRunner:
+        """The runner for a job."""
+        return self.coroutines if claim.is_async else self.threads
+
+    @property
+    def busy(self) -> int:
+        """Jobs in hand: begun and waiting."""
+        return self.threads.busy + self.coroutines.busy
+
+    @property
+    def stuck(self) -> bool:
+        """Whether more threads were abandoned than there may be: memory and locks leak."""
+        return self.threads.stuck > self.threads.slots
+
+    def running(self) -> list[Claim]:
+        """Jobs that were handed to a thread or a coroutine and have not ended."""
+        return [*self.threads.running.values(), *self.coroutines.running.values()]
+
+    def check(self, now: float) -> None:
+        """Hold jobs to their limits, return what waits too long. Called every 50 ms."""
+        self.threads.check_limits(now)
+        self.coroutines.check_limits(now)
+        for runner in (self.threads, self.coroutines):
+            first = next(iter([*runner.waiting.values()]), None)  # a copy: threads take from it
+            if first is not None and now - first.reserved_mono > UNBEGUN_S:
+                for claim in reversed(list(runner.waiting.values())):
+                    self.give_back(claim)
+
+    def give_back(self, claim: Claim) -> None:
+        """To the head of its queue, unless it has begun or ended meanwhile."""
+        if self.threads.take_back(claim) or self.coroutines.take_back(claim):
+            self._settler.add(claim, items.GIVEN_BACK)
+
+    def give_back_unbegun(self) -> None:
+        """Everything that has not begun, in the order in which it came."""
+        unbegun = [
+            *[c for c in self.coroutines.running.values() if not c.begun_mono],
+            *self.coroutines.waiting.values(),
+            *self.threads.waiting.values(),
+        ]
+        # each goes to the head of its queue: the last one first
+        for claim in sorted(unbegun, key=lambda c: c.reserved_mono)[::-1]:
+            self.give_back(claim)
+
+    def interrupt(self) -> None:
+        """Cancel what runs, for a shutdown: coroutines end soon, threads only if they look."""
+        for claim in self.running():
+            self.coroutines.cancel(claim, "shutdown")
+            self.threads.request_cancel(claim)
+
+    def abandon(self) -> None:
+        """Settle what still runs in threads as it is, and let idle threads end."""
+        for claim in list(self.threads.running.values()):
+            if self.threads.running.pop(claim.id, None) is not None:
+                self._settler.add(claim, cut_short_item(claim))
+        self.threads.stop()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""
+        for runner in (self.coroutines, self.threads):
+            claim = runner.running.get(job_id)
+            if claim is not None:
+                log.info("Job %s is to be canceled", job_id)
+                runner.request_cancel(claim)
+                return
+            claim = runner.waiting.get(job_id)
+            if claim is not None and runner.take_back(claim):
+                self._settler.add(claim, items.canceled(claim.unique))
+                return
