@@ -66,7 +66,7 @@ class Options:
         timeout: seconds that one execution may take; None: no limit.
         retry: what to do after a failure; None: nothing.
         result_ttl: seconds the result is kept; 0: not stored; -1: for ever.
-        failure_ttl: seconds a failed job is kept; -1: for ever.
+        failure_ttl: seconds a failed job is kept; 0: deleted at once; -1: for ever.
         ttl: seconds the job may wait before it is dropped; None: any time.
         delay: seconds before it may run; None: at once.
         at: time (seconds since 1970) at which it may run; None: at once.

@@ -220,6 +220,18 @@ def test_callbacks(
     assert not leftovers(redis_client)
 
 
+def test_a_failure_that_is_not_kept(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
+    """RQ's own code deletes it; our marker tells those who wait."""
+    job = queue.enqueue(fns.fail, failure_ttl=0, on_failure=Callback(fns.on_failure))
+    worker(None, "--rq")
+    wait_until(lambda: not redis_client.exists(job.key))
+    assert called(redis_client) == [f"failure {job.id} ValueError no"]
+    assert not redis_client.exists(f"rq:results:{job.id}")
+    assert any(redis_client.sismember(key, job.id) for key in redis_client.keys("taskq:done:*"))
+
+
 def test_time_limits_of_callbacks(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):

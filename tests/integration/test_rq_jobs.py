@@ -174,10 +174,14 @@ def test_ttls_of_results_and_failures(
     short = queue.enqueue(fns.add, 1, result_ttl=30)
     dropped = queue.enqueue(fns.add, 1, result_ttl=0)
     failed = queue.enqueue(fns.fail, "no", failure_ttl=70)
+    unkept = queue.enqueue(fns.fail, "no", failure_ttl=0)
     failed_forever = queue.enqueue(fns.fail, "no", failure_ttl=-1)
     for job in (forever, short, failed, failed_forever):
         ended(job)
     wait_until(lambda: not redis_client.exists(dropped.key))
+    wait_until(lambda: not redis_client.exists(unkept.key))
+    assert not redis_client.exists(f"rq:results:{unkept.id}")
+    assert redis_client.zscore("rq:failed:default", unkept.id) is None
     assert redis_client.ttl(forever.key) == -1
     assert redis_client.ttl(f"rq:results:{forever.id}") == -1
     assert redis_client.zscore("rq:finished:default", forever.id) == float("inf")

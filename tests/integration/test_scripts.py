@@ -186,6 +186,40 @@ def test_each_end_is_in_its_place_and_only_once(engine, redis_client, kind, opti
         assert (kept == -1) if option == "-1" else (kept > 0)
 
 
+def marked(client: redis.Redis, job_id: str) -> bool:
+    """Whether a done-marker tells that the job has ended."""
+    return any(client.sismember(key, job_id) for key in client.keys("taskq:done:*"))
+
+
+@pytest.mark.parametrize("end", ["settled", "crashed", "cut off"])
+def test_a_failed_job_that_is_not_to_be_kept_is_deleted(engine: Engine, redis_client, end):
+    """`failure_ttl=0`, as in RQ; who waits for it sees that it has ended."""
+    extra = ["tq_redeliver", "0"] if end == "cut off" else []
+    [one] = engine.enqueue(fields=["failure_ttl", "0", "tq_crashes", "2", *extra])
+    redis_client.xadd(f"rq:results:{one}", {"type": "4"})  # of an earlier execution
+    engine.beat(A)
+    [job] = engine.reserve(A)
+    if end == "settled":
+        assert engine.settle(job, "x", option="0") == 1
+        assert engine.settle(job, "x", option="0") == 0
+    else:
+        assert engine.release(A, "dead", *([one] if end == "crashed" else [])) == (0, 1)
+    assert places(redis_client, one) == []
+    assert not redis_client.keys(f"rq:*{one}*")
+    assert marked(redis_client, one)
+
+
+def test_enqueue_sent_again_after_the_job_has_failed_and_gone(engine: Engine, broker, redis_client):
+    job = NewJob("gone", "default", b"[]", fields=["failure_ttl", "0"])
+    broker.enqueue([job])
+    [got] = engine.reserve(A)
+    assert engine.settle(got, "x", option="0") == 1
+    args: list[object] = ["1", broker.clock.iso()]
+    job.append_to(args)
+    engine.run("enqueue", *args)
+    assert queue_of(redis_client) == []
+
+
 def test_one_that_lost_its_lease_changes_nothing(engine: Engine, redis_client):
     [one] = engine.enqueue()
     engine.beat(A)
@@ -356,3 +390,44 @@ def test_promotion_waits_for_a_queue_that_is_no_list(engine: Engine, redis_clien
     redis_client.delete("rq:queue:default")
     assert engine.promote()[0] == 1
     assert places(redis_client, one) == ["rq:queue:default"]
+
+
+# -- cancel ------------------------------------------------------------------------------------
+
+
+def cancel(engine: Engine, job_id: str) -> int:
+    return int(engine.run("cancel", job_id, engine.broker.clock.iso()))
+
+
+@pytest.mark.parametrize("origin", ["", None])
+@pytest.mark.parametrize("place", [{}, {"delay_s": 60.0}])
+def test_a_job_that_says_not_where_it_is_from_is_looked_for(
+    engine: Engine, redis_client, place, origin
+):
+    others = engine.enqueue(2, "default") + engine.enqueue(2, "other")
+    [one] = engine.enqueue(1, "other", **place)
+    redis_client.hdel(f"rq:job:{one}", "origin")
+    if origin is not None:
+        redis_client.hset(f"rq:job:{one}", "origin", origin)
+    assert cancel(engine, one) == 1
+    assert places(redis_client, one) == ["rq:canceled:other"]
+    assert status(redis_client, one) == "canceled"
+    assert redis_client.hget(f"rq:job:{one}", "origin") == b"other"
+    assert misplaced(redis_client, others) == {}
+
+
+@pytest.mark.parametrize("queues", ["kept", "lost", "broken"])
+def test_a_job_that_is_found_nowhere_is_left_as_it_is(engine: Engine, redis_client, queues):
+    """A status without a queue would leave its id there, to be dropped without a trace."""
+    [one] = engine.enqueue()
+    redis_client.hdel(f"rq:job:{one}", "origin")
+    if queues == "kept":
+        redis_client.delete("rq:queue:default")
+    else:
+        redis_client.delete("rq:queues")
+    if queues == "broken":
+        redis_client.set("rq:queues", "x")
+    before = {key: redis_client.dump(key) for key in redis_client.scan_iter()}
+    assert cancel(engine, one) == -1
+    assert {key: redis_client.dump(key) for key in redis_client.scan_iter()} == before
+    assert cancel(engine, "nobody") == -1

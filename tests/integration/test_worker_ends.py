@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
 import redis
 
-from taskq import JobFailed, TaskTimeout
+from taskq import JobFailed, ResultExpired, TaskTimeout
 from tests.conftest import AppModule
 from tests.engine import LEDGER, Ledger, misplaced, places, reason, status
 from tests.support import WorkerProcess, WorkerStarter, wait_until
@@ -17,6 +18,7 @@ APP = (
     LEDGER
     + """
 import asyncio, sys, time
+from pathlib import Path
 from taskq import Retry, TaskQ, current_job
 
 queue = TaskQ()
@@ -121,6 +123,12 @@ async def times_out_once():
     if current_job().attempt == 1:
         await asyncio.sleep(30)
     return "second"
+
+@queue.task(failure_ttl=0)
+def leaves_nothing(gate):
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    raise ValueError("no")
 
 @queue.task(timeout=2)
 def quick():
@@ -265,6 +273,23 @@ async def neighbour():
     assert retried is None
 
 
+@pytest.mark.parametrize("waits", ["before", "after"])
+def test_who_waits_for_a_failure_that_is_not_kept_is_told(
+    app, running, redis_client: redis.Redis, tmp_path, waits
+):
+    gate = tmp_path / "gate"
+    handle = app.leaves_nothing.delay(str(gate))
+    if waits == "before":
+        threading.Timer(0.2, gate.touch).start()
+    else:
+        gate.touch()
+        wait_until(lambda: not redis_client.exists(f"rq:job:{handle.id}"))
+    with pytest.raises(ResultExpired, match="failure_ttl=0"):
+        handle.result(timeout=10)
+    assert not redis_client.keys(f"rq:*{handle.id}*")
+    assert places(redis_client, handle.id) == []
+
+
 def test_hostile_fields_fail_only_their_own_job(app, running, redis_client: redis.Redis):
     """Each field of the record with garbage; the good jobs around them are served."""
     junk = [
@@ -278,8 +303,9 @@ def test_hostile_fields_fail_only_their_own_job(app, running, redis_client: redi
         b"",
         b"[[[[" * 5000,
     ]
-    names = """data origin status created_at enqueued_at timeout tq_timeout result_ttl failure_ttl ttl
-        retries_left retry_intervals tq_retry meta description tq_attempts tq_crashes tq_unknown
+    names = """data origin status created_at enqueued_at timeout tq_timeout
+        result_ttl failure_ttl ttl retries_left retry_intervals tq_retry meta description
+        tq_attempts tq_crashes tq_unknown
         tq_redeliver tq_unique tq_cancel tq_token enqueue_at_front worker_name started_at""".split()
     redis_client.set("rq:suspended", 1)
     handles, hurt = [], []

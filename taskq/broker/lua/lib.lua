@@ -54,10 +54,21 @@ local function micros(x) return string.format('%.6f', x) end
 -- parses one after the other at each insert (a fifth of the whole cost of a job, measured).
 local function whole(x) return string.format('%.0f', x) end
 
--- The end of a job without a result: failed registry, result entry, TTLs.
+-- For who waits for a job, or still sends it again, when its record is deleted at its end.
+local function mark_done(id)
+  local done = OWN .. 'done:' .. math.floor(NOW / 10)
+  if redis.pcall('SADD', done, id) == 1 then redis.pcall('EXPIRE', done, 70) end
+end
+
+-- The end of a job without a result: failed registry, result entry, TTLs. With ttl 0 it is deleted, as RQ does.
 -- exc is the zlib + base64 text that RQ expects, or '' ; error is our JSON.
 local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   local key = jobkey(id)
+  if ttl == 0 then
+    redis.pcall('DEL', key, P .. ':results:' .. id, key .. ':dependents', P .. ':job::' .. id .. ':dependencies')
+    mark_done(id)
+    return
+  end
   local ok = redis.pcall('HSET', key, 'status', 'failed', 'ended_at', iso)
   if type(ok) == 'table' and ok.err then          -- not a hash: keep it aside for a person
     redis.pcall('RENAME', key, OWN .. 'quarantine:' .. id)

@@ -6,7 +6,7 @@
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
---          x failed        option: ttl s   job: id, started, ended, traceback (zlib + base64), error (JSON)
+--          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
 --          g give back     job: id; the last given is the first to run: to the head of its queue
 --          u unknown task  job: id, delay s: scheduled, and counted in tq_unknown
@@ -28,10 +28,7 @@ at = at + ARGV[at] * 3 + 1
 local function finish(queue, exec, unique, ttl, marker, id, a, scored)
   if ttl == 0 then
     call('DEL', jobkey(id), P .. ':results:' .. id)
-    if marker then
-      local done = OWN .. 'done:' .. math.floor(NOW / 10)
-      if call('SADD', done, id) == 1 then call(EXPIRE, done, 70) end
-    end
+    if marker then mark_done(id) end
   else
     local key, value = jobkey(id), ARGV[a + 3]
     call(HSET, key, 'status', 'finished', 'ended_at', iso)
