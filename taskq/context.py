@@ -43,7 +43,7 @@ class JobContext:
         "task",
     )
 
-    def __init__(  # noqa: PLR0913, PLR0917 (made for each job: keywords would cost)
+    def __init__(  # noqa: PLR0913 (made for each job: keywords would cost)
         self,
         job_id: str,
         task: str,

@@ -14,10 +14,16 @@ import redis
 import redis.asyncio as aredis
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from taskq.errors import ConfigError
+
+# redis-py has types for some of what it exports, in some versions
+_parse_url: Any = parse_url
+_Sentinel: Any = Sentinel
+_AsyncSentinel: Any = AsyncSentinel
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 _CONNECT_TIMEOUT_S = 5.0
@@ -40,7 +46,7 @@ def check_url(url: str) -> None:
         if scheme == "redis+sentinel":
             _sentinel_parts(url)
         else:
-            redis.connection.parse_url(url)
+            _parse_url(url)
     except ValueError as err:
         raise ConfigError(f"The Redis URL is wrong: {err}.") from err
 
@@ -86,8 +92,11 @@ def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
     if url.startswith("redis+sentinel://"):
         nodes, service, extra = _sentinel_parts(url)
         sentinel_kwargs = {"socket_timeout": _CONNECT_TIMEOUT_S, **extra.pop("sentinel_kwargs", {})}
-        sentinel = Sentinel(nodes, sentinel_kwargs=sentinel_kwargs)
-        return sentinel.master_for(service, **options, **extra).connection_pool
+        sentinel = _Sentinel(nodes, sentinel_kwargs=sentinel_kwargs)
+        pool: redis.ConnectionPool = sentinel.master_for(
+            service, **options, **extra
+        ).connection_pool
+        return pool
     if url.startswith("unix:"):
         del options["socket_connect_timeout"]
     return redis.ConnectionPool.from_url(url, **options)
@@ -105,8 +114,11 @@ def async_pool(url: str) -> aredis.ConnectionPool:
     if url.startswith("redis+sentinel://"):
         nodes, service, extra = _sentinel_parts(url)
         sentinel_kwargs = {"socket_timeout": _CONNECT_TIMEOUT_S, **extra.pop("sentinel_kwargs", {})}
-        sentinel = AsyncSentinel(nodes, sentinel_kwargs=sentinel_kwargs)
-        return sentinel.master_for(service, **options, **extra).connection_pool
+        sentinel = _AsyncSentinel(nodes, sentinel_kwargs=sentinel_kwargs)
+        pool: aredis.ConnectionPool = sentinel.master_for(
+            service, **options, **extra
+        ).connection_pool
+        return pool
     return aredis.ConnectionPool.from_url(url, **options)
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis import exceptions as rexc
@@ -15,7 +15,7 @@ from taskq.broker import connect
 from taskq.broker.scripts import Script
 from taskq.errors import BrokerUnavailable
 
-pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+pack: Callable[[tuple[Any, ...]], bytes] = cast("Any", hiredis.pack_command)
 """A command as bytes; arguments are text, bytes and numbers."""
 
 PASSING = (

@@ -185,5 +185,10 @@ def test_nothing_is_left_after_drain_and_ttl(app, target, worker, redis_client):
     left = {key.decode() for key in redis_client.keys("*")}
     left = {key for key in left if redis_client.ttl(key) == -1}
     assert left <= {
-        "rq:queues", "rq:finished:default", "taskq:alive", "taskq:serves", "taskq:fence", "taskq:sweep",
-    }  # fmt: skip
+        "rq:queues",
+        "rq:finished:default",
+        "taskq:alive",
+        "taskq:serves",
+        "taskq:fence",
+        "taskq:sweep",
+    }

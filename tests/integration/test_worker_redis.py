@@ -175,7 +175,7 @@ def test_a_pause_of_redis(app, target, worker, ledger, redis_client):
 def test_redis_is_killed_and_comes_back(
     app_module: AppModule, worker, tmp_path: Path, redis_program, monkeypatch, redis_url
 ):
-    """With appendfsync always: all that was accepted runs, what ran during the outage is recorded."""
+    """With appendfsync always: all that was accepted runs, what ran meanwhile is recorded."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     options = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(data))
