@@ -216,4 +216,4 @@ def _mark_coroutine_function(task: object) -> None:
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(task)  # type: ignore[type-var]
     else:
-        task._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001
+        task._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001 (what asyncio marks its own with)

@@ -67,7 +67,7 @@ def load_app(settings: WorkerSettings) -> TaskQ:
         ConfigError: there is no such app.
     """
     from taskq.app import TaskQ  # noqa: PLC0415 (in the child only, after logging is set up)
-    from taskq.finder import find_app  # noqa: PLC0415
+    from taskq.finder import find_app  # noqa: PLC0415 (the same)
 
     sys.setswitchinterval(SWITCH_S)
     sys.path.insert(0, settings.directory)

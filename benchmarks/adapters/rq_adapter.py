@@ -33,7 +33,7 @@ class RQAdapter(Adapter):
 
     def open(self):
         import redis  # noqa: PLC0415 - the worker's side never needs it
-        import rq  # noqa: PLC0415
+        import rq  # noqa: PLC0415 (late: only this way needs it)
 
         self.queue = rq.Queue("bench", connection=redis.Redis.from_url(URL))
         self.options = {} if RESULTS else {"result_ttl": 0}

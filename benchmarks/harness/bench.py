@@ -374,7 +374,7 @@ class Bench:
     def _in_background(
         self, variant: Variant, env: dict[str, str], order: Figures, seconds: float
     ) -> Any:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (late: only this way needs it)
 
         pool = ThreadPoolExecutor(1)
         future = pool.submit(ask, variant, "send", env, order, None, seconds + LIMIT_S)

@@ -118,7 +118,7 @@ def use_uvloop() -> bool:
     if "uvloop=0" in os.environ.get("BENCH_SET", ""):
         return False
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop  # noqa: PLC0415 (late: only this way needs it)
     except ImportError:
         return False
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())

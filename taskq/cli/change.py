@@ -79,7 +79,7 @@ def _choice(command: Any) -> Any:
 @status_option(_RETRY_STATUSES)
 def retry_command(ids: tuple[str, ...], **options: Any) -> None:
     """Choose, ask, queue again."""
-    from taskq.operations import retry  # noqa: PLC0415
+    from taskq.operations import retry  # noqa: PLC0415 (late: a command imports what it needs)
 
     _check_choice(ids, options)
     with open_broker(options["redis_url"]) as broker:
@@ -100,7 +100,7 @@ def retry_command(ids: tuple[str, ...], **options: Any) -> None:
 @status_option(_CANCEL_STATUSES)
 def cancel_command(ids: tuple[str, ...], **options: Any) -> None:
     """Choose, ask, cancel."""
-    from taskq.operations import cancel  # noqa: PLC0415
+    from taskq.operations import cancel  # noqa: PLC0415 (late: a command imports what it needs)
 
     _check_choice(ids, options)
     with open_broker(options["redis_url"]) as broker:
@@ -130,7 +130,7 @@ def _choose(
     broker: Broker, ids: tuple[str, ...], options: dict[str, Any], default: Iterable[str]
 ) -> tuple[list[str], list[JobRow]]:
     """The ids to change, newest first or as given, and the first few of them, read."""
-    from taskq.inspector import Inspector, find, listed  # noqa: PLC0415
+    from taskq.inspector import Inspector, find, listed  # noqa: PLC0415 (late: a command imports what it needs)
 
     inspector = Inspector(broker)
     if ids:

@@ -21,7 +21,7 @@ Examples:
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
     """Print click's script."""
-    from click.shell_completion import get_completion_class  # noqa: PLC0415
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 (late: a command imports what it needs)
 
     maker = get_completion_class(shell)
     assert maker is not None, "click has all three"

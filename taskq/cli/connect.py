@@ -30,7 +30,7 @@ def open_broker(url: str | None, *, deadline_s: float = WORK_S) -> Iterator[Brok
         BrokerUnavailable: no answer within `CONTACT_S`.
     """
     from taskq.broker.client import Broker  # noqa: PLC0415 (redis takes 0.2 s to import)
-    from taskq.settings import redis_url  # noqa: PLC0415
+    from taskq.settings import redis_url  # noqa: PLC0415 (late: a command imports what it needs)
 
     place = redis_url(url)
     first = Broker(*place, deadline_s=CONTACT_S)
@@ -48,7 +48,7 @@ def open_broker(url: str | None, *, deadline_s: float = WORK_S) -> Iterator[Brok
 @contextmanager
 def open_inspector(url: str | None, *, deadline_s: float = WORK_S) -> Iterator[Inspector]:
     """An inspector of the broker at `url`, or where the settings say."""
-    from taskq.inspector import Inspector  # noqa: PLC0415
+    from taskq.inspector import Inspector  # noqa: PLC0415 (late: a command imports what it needs)
 
     with open_broker(url, deadline_s=deadline_s) as broker:
         yield Inspector(broker)

@@ -70,8 +70,8 @@ def demo_command(processes: int, files: int | None, as_json: bool) -> None:
 @contextmanager
 def _redis() -> Iterator[tuple[str, str]]:
     """An explicit URL first; else a private server that ends with us."""
-    from taskq.embedded import EmbeddedRedis  # noqa: PLC0415
-    from taskq.settings import redact, redis_url  # noqa: PLC0415
+    from taskq.embedded import EmbeddedRedis  # noqa: PLC0415 (late: a command imports what it needs)
+    from taskq.settings import redact, redis_url  # noqa: PLC0415 (late: a command imports what it needs)
 
     url, source = redis_url()
     if source != "default":
@@ -109,7 +109,7 @@ def _workers(processes: int) -> Iterator[Callable[[], None]]:
 
 
 def _wait_ready(processes: int, watch: Callable[[], None]) -> None:
-    from taskq.demo.tasks import QUEUE, queue  # noqa: PLC0415
+    from taskq.demo.tasks import QUEUE, queue  # noqa: PLC0415 (late: a command imports what it needs)
 
     key = f"{queue.broker.keys.prefix}:workers:{QUEUE}"
     end = time.monotonic() + _START_S

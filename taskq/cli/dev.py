@@ -46,7 +46,7 @@ def dev_command(app: str | None, processes: int) -> None:
 
         find_app(app, "taskq dev")
     from taskq.worker import supervisor  # noqa: PLC0415 (redis: only when a worker starts)
-    from taskq.worker.settings import WorkerSettings  # noqa: PLC0415
+    from taskq.worker.settings import WorkerSettings  # noqa: PLC0415 (late: a command imports what it needs)
 
     with _redis() as url:
         os.environ["TASKQ_REDIS_URL"] = url
@@ -80,7 +80,7 @@ def _redis() -> Iterator[str]:
         say(f"Redis: {redact(url)} (from {source})")
         yield url
         return
-    from taskq.embedded import EmbeddedRedis  # noqa: PLC0415
+    from taskq.embedded import EmbeddedRedis  # noqa: PLC0415 (late: a command imports what it needs)
 
     with EmbeddedRedis.start() as server:
         DEV_FILE.parent.mkdir(exist_ok=True)

@@ -57,7 +57,7 @@ class Root(click.Group):
         """Names of all commands, without importing any."""
         return list(self.entries)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (as in click)
         """Import the command; None where there is no such command."""
         entry = self.entries.get(cmd_name)
         if entry is None:
@@ -78,7 +78,7 @@ class Root(click.Group):
             raise click.UsageError(f'No command "{args[0]}".{hint}', ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (as in click)
         """Write the commands by section, from the table: nothing is imported."""
         width = max(map(len, self.entries))
         for section in dict.fromkeys(entry.section for entry in self.entries.values()):

@@ -68,8 +68,8 @@ _STATES = {"busy": "green", "suspended": "yellow"}
 @json_option
 def info_command(redis_url: str | None, as_json: bool, watch: bool, interval: float) -> None:
     """Ask once or again and again, and show the answer."""
-    from taskq.inspector import overview  # noqa: PLC0415
-    from taskq.settings import redact  # noqa: PLC0415
+    from taskq.inspector import overview  # noqa: PLC0415 (late: a command imports what it needs)
+    from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
     with open_inspector(redis_url, deadline_s=_DEADLINE_S) as inspector:
         url = redact(inspector.url)
@@ -208,8 +208,8 @@ def _watch(lines: Callable[[], list[str]], interval: float) -> None:
 def _watch_rich(lines: Callable[[], list[str]], interval: float) -> None:
     """With rich: on the alternate screen, without flicker, cut at the window's edges."""
     from rich.console import Console  # noqa: PLC0415 (0.1 s, and optional)
-    from rich.live import Live  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415 (late: a command imports what it needs)
+    from rich.text import Text  # noqa: PLC0415 (late: a command imports what it needs)
 
     console = Console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -220,7 +220,7 @@ def _watch_rich(lines: Callable[[], list[str]], interval: float) -> None:
 
 
 def _or_outage(lines: Callable[[], list[str]]) -> list[str]:
-    from taskq.errors import BrokerUnavailable  # noqa: PLC0415
+    from taskq.errors import BrokerUnavailable  # noqa: PLC0415 (late: a command imports what it needs)
 
     try:
         return lines()

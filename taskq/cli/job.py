@@ -35,8 +35,8 @@ Exit code 1 where there is no such job. Pickled values are named, not loaded.
 @json_option
 def job_command(job_id: str, redis_url: str | None, as_json: bool) -> None:
     """Ask for the job, and show it."""
-    from taskq.inspector import story  # noqa: PLC0415
-    from taskq.settings import redact  # noqa: PLC0415
+    from taskq.inspector import story  # noqa: PLC0415 (late: a command imports what it needs)
+    from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
     with open_inspector(redis_url) as inspector:
         found = inspector.run(story(inspector.keys, job_id))

@@ -78,7 +78,7 @@ def failed_command(**options: Any) -> None:
 
 
 def _list(options: dict[str, Any], default: tuple[str, ...], *, errors: bool, empty: str) -> None:
-    from taskq.inspector import find  # noqa: PLC0415
+    from taskq.inspector import find  # noqa: PLC0415 (late: a command imports what it needs)
 
     wanted = criteria(options, default)
     with open_inspector(options["redis_url"]) as inspector:

@@ -33,8 +33,8 @@ _SOURCES = {"argument": "--redis-url", "default": "the default"}
 @json_option
 def ping_command(redis_url: str | None, as_json: bool) -> None:
     """Ask, and show the answer."""
-    from taskq.inspector.server import server_info  # noqa: PLC0415
-    from taskq.settings import redact  # noqa: PLC0415
+    from taskq.inspector.server import server_info  # noqa: PLC0415 (late: a command imports what it needs)
+    from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
     with open_broker(redis_url) as broker:
         round_trip_ms = _round_trip_ms(broker)

@@ -86,7 +86,7 @@ def status_option(choices: Sequence[str]) -> Callable[[F], F]:
 
 def criteria(options: dict[str, Any], default: Iterable[str]) -> Criteria:
     """The jobs that the filter options choose, with these statuses where none was given."""
-    from taskq.inspector import Criteria  # noqa: PLC0415
+    from taskq.inspector import Criteria  # noqa: PLC0415 (late: a command imports what it needs)
 
     chosen = options.get("statuses") or default
     return Criteria(

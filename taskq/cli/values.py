@@ -48,7 +48,7 @@ def data(value: Peeked | None) -> Any:
 
 def _repr(value: Any) -> str:
     """The repr with our tags resolved: `datetime.date(2026, 11, 22)`."""
-    from taskq.serializers.tags import unpack  # noqa: PLC0415
+    from taskq.serializers.tags import unpack  # noqa: PLC0415 (late: a command imports what it needs)
 
     try:
         return repr(json.loads(json.dumps(value), object_hook=unpack))

@@ -153,7 +153,7 @@ def check(settings: WorkerSettings) -> AppFacts:
     """
     if settings.app:
         return in_child(settings.app)
-    from taskq.settings import redis_url  # noqa: PLC0415
+    from taskq.settings import redis_url  # noqa: PLC0415 (late: a command imports what it needs)
 
     url, source = redis_url()
     return AppFacts("", url, source)
@@ -161,7 +161,7 @@ def check(settings: WorkerSettings) -> AppFacts:
 
 def _look_for_redis(facts: AppFacts) -> None:
     """Say so when Redis is not there. A worker waits for it, but not without a word."""
-    from taskq.broker.client import Broker  # noqa: PLC0415
+    from taskq.broker.client import Broker  # noqa: PLC0415 (late: a command imports what it needs)
 
     broker = Broker(facts.url, facts.url_source, deadline_s=_LOOK_S)
     try:
@@ -174,7 +174,7 @@ def _look_for_redis(facts: AppFacts) -> None:
 
 def announce(settings: WorkerSettings, facts: AppFacts) -> None:
     """Print what this worker will do, and what may surprise."""
-    from taskq.settings import redact  # noqa: PLC0415
+    from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
     lines = banner(
         app=facts.name,
@@ -232,7 +232,7 @@ def _weight(name: str, text: str) -> float:
 
 
 def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
-    from taskq.worker.settings import WorkerSettings  # noqa: PLC0415
+    from taskq.worker.settings import WorkerSettings  # noqa: PLC0415 (late: a command imports what it needs)
 
     return WorkerSettings(
         app=app,

@@ -437,7 +437,7 @@ def test_exported_names_are_no_modules():
         assert getattr(taskq, name) is not None
     assert set(taskq.__all__) <= set(dir(taskq))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        taskq.Nothing  # noqa: B018
+        taskq.Nothing  # noqa: B018 (reading it is the test)
 
 
 def test_exported_names_are_the_typed_ones():

@@ -90,7 +90,7 @@ class Point:
 def move(point: Point, *more: Point, by: Point, **rest: Point) -> Point: ...
 
 
-def unresolvable(point: Nowhere, by: Point) -> Nowhere: ...  # type: ignore[name-defined] # noqa: F821
+def unresolvable(point: Nowhere, by: Point) -> Nowhere: ...  # type: ignore[name-defined] # noqa: F821 (the subject)
 
 
 @functools.wraps(fetch)
