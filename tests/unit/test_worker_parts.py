@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from taskq.worker.claim import Claim
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
 from taskq.worker.outcome import Interrupted, TimeLimit, failure_item
 from taskq.worker.pace import Pace
+from taskq.worker.room import Room
+from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
+from taskq.worker.suspects import Suspects
 from taskq.worker.thread_runner import ThreadRunner
 
 
@@ -96,6 +100,99 @@ def test_a_batch_shrinks_when_jobs_begin_late():
     assert pace.next_batch() == 10
     pace.began(100.0)
     assert pace.next_batch() == 1
+
+
+# -- room -----------------------------------------------------------------------------------------
+
+
+class Parts:
+    """What the room looks at, with two threads and three coroutines."""
+
+    def __init__(self, modes: set[str], **settings: Any) -> None:
+        self.pace = Pace()
+        self.jobs = self.bytes = 0
+        self.threads = SimpleNamespace(slots=2, busy=0, running={})
+        self.coroutines = SimpleNamespace(slots=3, busy=0, running={})
+        self.room = Room(WorkerSettings(**settings), modes, self, self, self)  # type: ignore[arg-type]
+
+    @property
+    def busy(self) -> int:
+        return self.threads.busy + self.coroutines.busy
+
+
+def test_room_is_what_the_slots_have_and_the_kind_with_fewer_decides():
+    assert Parts({"thread"}).room.wanted(backlog=False) == 2
+    assert Parts({"asyncio"}).room.wanted(backlog=False) == 3
+    parts = Parts({"thread", "asyncio"})
+    assert parts.room.wanted(backlog=False) == 2
+    parts.coroutines.busy = 3
+    assert parts.room.wanted(backlog=False) == 0
+
+
+def test_room_looks_ahead_only_into_a_backlog_of_short_jobs():
+    parts = Parts({"thread"})
+    for _ in range(300):
+        parts.pace.ran(0.0001)
+    parts.threads.busy = 2
+    assert parts.room.wanted(backlog=False) == 0
+    assert parts.room.wanted(backlog=True) > 50
+    long_one = claim_of()
+    long_one.begun_mono = time.monotonic() - 60
+    parts.threads.running["x"] = long_one
+    assert parts.room.wanted(backlog=True) == 0
+
+
+def test_there_is_no_room_for_more_than_the_process_may_run_or_keep():
+    parts = Parts({"asyncio"}, max_jobs=5)
+    parts.jobs, parts.coroutines.busy = 2, 1
+    assert parts.room.wanted(backlog=False) == 2
+    parts.jobs = 4
+    assert parts.room.wanted(backlog=False) == 0
+    parts = Parts({"asyncio"})
+    parts.bytes = SETTLE_BYTES + 1
+    assert parts.room.wanted(backlog=False) == 0
+    parts.bytes = 0
+    parts.room.close()
+    assert parts.room.wanted(backlog=True) == 0
+
+
+# -- suspects -------------------------------------------------------------------------------------
+
+
+class Submitted:
+    """A runner that only takes."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Claim] = {}
+        self.waiting: dict[str, Claim] = {}
+
+    def submit(self, claim: Claim) -> None:
+        self.running[claim.id] = claim
+        claim.begin()
+
+
+def test_suspects_begin_one_by_one_and_a_long_one_bars_nobody():
+    runner = Submitted()
+    suspects = Suspects(lambda _claim: runner)  # type: ignore[arg-type,return-value]
+    first, second, third, fourth = (claim_of(job_id=name) for name in "abcd")
+    for claim in (first, second, third, fourth):
+        suspects.add(claim)
+    assert list(runner.running) == ["a"]
+    assert suspects.current is first
+    del runner.running["a"]
+    suspects.next()
+    assert list(runner.running) == ["b"]
+    suspects.next()
+    assert list(runner.running) == ["b"]
+    second.begun_mono -= 60
+    suspects.next()
+    assert list(runner.running) == ["b", "c"]
+    assert len(suspects) == 1
+    assert suspects.withdraw() == [fourth]
+    runner.running.clear()
+    suspects.next()
+    assert suspects.current is None
+    assert not runner.running
 
 
 # -- what became of a job ------------------------------------------------------------------------
