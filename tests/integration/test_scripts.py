@@ -234,6 +234,25 @@ def test_one_that_lost_its_lease_changes_nothing(engine: Engine, redis_client):
     assert places(redis_client, one) == ["rq:finished:default"]
 
 
+def test_entries_whose_time_is_over_leave_as_others_come(engine: Engine, redis_client):
+    registry = "rq:finished:default"
+    for n in range(10):
+        redis_client.zadd(registry, {f"old{n}": 1000 + n})
+    redis_client.zadd(registry, {"for ever": "+inf", "odd": -1})
+    engine.enqueue(2)
+    for job in engine.reserve(A):
+        engine.settle(job, "f")
+    left = {member.decode() for member in redis_client.zrange(registry, 0, -1)}
+    assert {"for ever", "odd"} < left
+    assert len([member for member in left if member.startswith("old")]) == 2  # four for each
+    engine.beat(A)
+    redis_client.zadd("rq:failed:default", {"old": 1000, "for ever": -1})
+    engine.age(redis_client, 0)
+    assert engine.sweep()[0] == b"ok"
+    assert redis_client.zcount(registry, 0, 10_000) == 0
+    assert redis_client.zrange("rq:failed:default", 0, -1) == [b"for ever"]
+
+
 def test_given_back_jobs_keep_their_order(engine: Engine, redis_client):
     ids = engine.enqueue(6)
     jobs = engine.reserve(A, 4)

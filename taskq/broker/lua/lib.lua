@@ -60,6 +60,16 @@ local function mark_done(id)
   if redis.pcall('SADD', done, id) == 1 then redis.pcall('EXPIRE', done, 70) end
 end
 
+-- Entries of a registry whose time is over, at most `most`: RQ's registries keep them until somebody looks.
+-- Negative scores are kept for ever.
+local function forget_expired(kind, queue, most)
+  local key = registry(kind, queue)
+  local over = redis.pcall('ZCOUNT', key, '0', micros(NOW))
+  if type(over) ~= 'number' or over == 0 then return 0 end
+  local first = redis.pcall('ZCOUNT', key, '-inf', '(0')
+  return redis.pcall('ZREMRANGEBYRANK', key, first, first + math.min(over, most) - 1)
+end
+
 -- The end of a job without a result: failed registry, result entry, TTLs. With ttl 0 it is deleted, as RQ does.
 -- exc is the zlib + base64 text that RQ expects, or '' ; error is our JSON.
 local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)

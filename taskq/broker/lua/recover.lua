@@ -52,6 +52,8 @@ for _, qkey in ipairs(queues) do
       end
     end
   end
+  forget_expired('finished', queue, 5000)
+  forget_expired('failed', queue, 5000)
 end
 
 -- Claim lists of dead workers: an id that woke a worker which never came to take it.

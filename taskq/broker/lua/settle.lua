@@ -121,7 +121,10 @@ while at <= #ARGV do
     end
   end
   if #gone > 0 then call('ZREM', registry('wip', queue), unpack(gone)) end
-  if #scored > 0 then call('ZADD', registry('finished', queue), unpack(scored)) end
+  if #scored > 0 then
+    call('ZADD', registry('finished', queue), unpack(scored))
+    forget_expired('finished', queue, 2 * #scored)  -- as many leave as come, so the registry stays as it is
+  end
   at = last + 1
 end
 
