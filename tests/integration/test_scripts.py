@@ -310,6 +310,13 @@ def test_leases_of_the_living_are_extended_and_those_of_the_dead_taken(engine, r
     assert redis_client.hget(f"rq:job:{ids[2]}", "tq_crashes") is None  # none had begun
 
 
+def test_the_supervisors_heartbeat_leaves_the_state_to_the_worker(engine: Engine, redis_client):
+    engine.beat(A)
+    iso = engine.broker.clock.iso()
+    engine.run("beat", iso, 60, A, f"host.{A}", "default", "", 0)
+    assert redis_client.hget(f"rq:worker:host.{A}", "state") == b"busy"
+
+
 def test_lost_heartbeats_cost_nobody_its_jobs(engine: Engine, redis_client):
     [one] = engine.enqueue()
     engine.beat(A)

@@ -27,7 +27,8 @@ while i <= #ARGV do
     own('ZADD', OWN .. 'alive', now, uid)
     own('HSET', OWN .. 'serves', uid, queues)
     local key = P .. ':worker:' .. name
-    redis.pcall('HSET', key, 'last_heartbeat', ARGV[1], 'state', state)
+    redis.pcall('HSET', key, 'last_heartbeat', ARGV[1])
+    if state ~= '' then redis.pcall('HSET', key, 'state', state) end  -- a supervisor does not know it
     redis.pcall('EXPIRE', key, ARGV[2])
     for j = i + 5, i + 4 + 2 * n, 2 do
       local job = P .. ':job:' .. ARGV[j]
