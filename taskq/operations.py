@@ -48,11 +48,14 @@ class Canceled:
 def retry(broker: Broker, ids: Sequence[str], *, at_front: bool = False) -> Retried:
     """Put ended jobs back into their queues, in this order, as if they had never run.
 
-    Failed, canceled and stopped jobs can run again; their attempts start at one.
+    Failed, canceled and stopped jobs can run again: their attempts start at one, and they
+    retry as often as when they were enqueued. (How often is noted at a job's first retry;
+    a stock RQ worker does not, so what it used up is not given back.)
 
     Raises:
         BrokerUnavailable: Redis did not answer; what came before is done.
-        BrokerError: the script refused.
+        BrokerError: the key of a queue is no list. Nothing of that page was changed; the
+            pages before it are done.
     """
     done = Retried()
     places = {1: done.queued, 0: done.refused, -1: done.missing}

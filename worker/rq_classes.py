@@ -106,6 +106,7 @@ class LaneJob(Job):
         assert self.again is not None
         pause, front, left = self.again
         if left is not None:
+            pipeline.hsetnx(self.key, "tq_retries", left + 1)
             self.retries_left = left
         pipeline.hincrby(self.key, "tq_attempts", 1)
         if pause > 0:

@@ -42,7 +42,7 @@ _SMALL = (
 )
 _LARGE = ("data", "description", "meta", "exc_info")
 _KNOWN = frozenset({*_SMALL, *_LARGE, "status", "origin", "created_at", "enqueued_at"}) | frozenset(
-    {"started_at", "ended_at", "worker_name", "retries_left", "tq_token"}
+    {"started_at", "ended_at", "worker_name", "retries_left", "tq_retries", "tq_token"}
 )
 
 

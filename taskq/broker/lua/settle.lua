@@ -51,7 +51,10 @@ local function again(queue, kind, id, a)
   local delay, front, left = ARGV[a + 1], '', ''
   if kind == 'r' then front, left = ARGV[a + 2], ARGV[a + 3] end
   call('HINCRBY', key, kind == 'r' and 'tq_attempts' or 'tq_unknown', 1)
-  if left ~= '' then call(HSET, key, 'retries_left', left) end
+  if left ~= '' then
+    call('HSETNX', key, 'tq_retries', tonumber(left) + 1)  -- how many there were: requeue gives them back
+    call(HSET, key, 'retries_left', left)
+  end
   if delay == '' then
     call(HSET, key, 'status', 'queued', 'enqueued_at', iso)
     requeue(front == '1' and 'LPUSH' or 'RPUSH', queue, id, iso)
