@@ -3,7 +3,9 @@
 """Handles as their jobs end: what `wait`, `as_completed`, `gather` and batches read from.
 
 An inbox registers its handles with the waiters of their apps when it is entered, and
-takes back what is left when it is left.
+takes back what is left when it is left. When the caller's time is over, Redis is asked
+once more: an end may have left nothing that wakes a waiter (a canceled job), or its
+message may be on its way.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from taskq.broker.outcomes import Outcome
 from taskq.broker.pump import LOOK_AT_MOST, PATIENCE_S
 from taskq.broker.wait import Waits
+from taskq.broker.wait_loop import LAST_LOOK_S
 from taskq.broker.watch import Conversation, Ended, Watch, aconverse, converse, look
+from taskq.errors import BrokerUnavailable
 from taskq.future import Handle
 from taskq.pending import on_slow
 
@@ -32,6 +37,7 @@ class Inbox:
         self._timeout_s = timeout_s
         self._start = time.monotonic()
         self._is_told = timeout_s is not None
+        self._has_looked = False
         self._arrived: SimpleQueue[tuple[Handle[Any], Outcome]] = SimpleQueue()
         self._pid = os.getpid()
 
@@ -41,10 +47,12 @@ class Inbox:
                 if (outcome := handle._outcome) is not None:
                     self._sink(handle, outcome)
             if self._timeout_s is not None and self._timeout_s <= 0:
+                self._has_looked = True
                 for _waits, group in _by_app(self._unsettled()):
                     broker = group[0]._app.broker
-                    for handle, outcome in converse(_look_once(group), broker.pipe):
-                        self._sink(handle, outcome)
+                    for chunk in _chunks(group):
+                        for handle, outcome in converse(_look_at(chunk), broker.pipe):
+                            self._sink(handle, outcome)
             else:
                 self._register()
         except BaseException:
@@ -64,9 +72,12 @@ class Inbox:
             try:
                 handle, outcome = self._arrived.get(timeout=self._slice_s())
             except Empty:
-                if self._left_s() <= 0:
+                if self._left_s() > 0:
+                    self._tell()
+                elif self._has_looked:
                     return
-                self._tell()
+                else:
+                    self._take_last_look()
                 continue
             if handle in self.pending:
                 del self.pending[handle]
@@ -96,6 +107,16 @@ class Inbox:
         for waits, group in _by_app(self._unsettled()):
             waits.add([(handle._target(), handle) for handle in group], self._sink)
 
+    def _take_last_look(self) -> None:
+        self._has_looked = True
+        for waits, group in _by_app(self._unsettled()):
+            with suppress(
+                BrokerUnavailable
+            ):  # then nothing is known: the time is over all the same
+                for chunk in _chunks(group):
+                    for handle, outcome in waits.converse(_look_at(chunk)):
+                        self._sink(handle, outcome)
+
     def _left_s(self) -> float:
         if self._timeout_s is None:
             return float("inf")
@@ -118,7 +139,7 @@ class AsyncInbox:
         self._timeout_s = timeout_s
         self._arrived: deque[tuple[Handle[Any], Outcome]] = deque()
         self._bell: asyncio.Future[None] | None = None
-        self._is_over = False
+        self._is_over = self._has_looked = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> AsyncInbox:
@@ -142,8 +163,10 @@ class AsyncInbox:
         groups = _by_app(self._unsettled())
         if self._timeout_s is not None and self._timeout_s <= 0:
             for _waits, group in groups:
-                self._arrived += await aconverse(_look_once(group), group[0]._app.broker.apipe)
-            self._is_over = True
+                broker = group[0]._app.broker
+                for chunk in _chunks(group):
+                    self._arrived += await aconverse(_look_at(chunk), broker.apipe)
+            self._is_over = self._has_looked = True
             return
         if self._timeout_s is not None:
             loop = asyncio.get_running_loop()
@@ -167,6 +190,9 @@ class AsyncInbox:
                 if handle in self.pending:
                     del self.pending[handle]
                     return handle, handle._settle(outcome)
+            if self._is_over and not self._has_looked:
+                await self._take_last_look()
+                continue
             if self._is_over:
                 first, others = next(iter(self.pending)), len(self.pending) - 1
                 raise await first._atimeout_error(self._timeout_s or 0.0, others)
@@ -180,6 +206,16 @@ class AsyncInbox:
     def _sink(self, handle: Handle[Any], outcome: Outcome) -> None:
         self._arrived.append((handle, outcome))
         self._ring()
+
+    async def _take_last_look(self) -> None:
+        self._has_looked = True
+        for waits, group in _by_app(self._unsettled()):
+            with suppress(
+                BrokerUnavailable
+            ):  # then nothing is known: the time is over all the same
+                waiter = waits.loop(on_slow)
+                for chunk in _chunks(group):
+                    self._arrived += await waiter.converse(_look_at(chunk), LAST_LOOK_S)
 
     def _expire(self) -> None:
         self._is_over = True
@@ -201,16 +237,17 @@ def _by_app(handles: Iterable[Handle[Any]]) -> list[tuple[Waits, list[Handle[Any
     return list(groups.values())
 
 
-def _look_once(
+def _chunks(handles: Sequence[Handle[Any]]) -> Iterator[Sequence[Handle[Any]]]:
+    for start in range(0, len(handles), LOOK_AT_MOST):
+        yield handles[start : start + LOOK_AT_MOST]
+
+
+def _look_at(
     handles: Sequence[Handle[Any]],
 ) -> Conversation[list[tuple[Handle[Any], Outcome]]]:
-    """Which of the jobs have ended by now, for a caller that does not wait."""
+    """Which of the jobs have ended by now, for a caller that does not wait (any longer)."""
     keys = handles[0]._app.broker.keys
-    found: list[tuple[Handle[Any], Outcome]] = []
-    for start in range(0, len(handles), LOOK_AT_MOST):
-        chunk = handles[start : start + LOOK_AT_MOST]
-        watches = [Watch(keys, handle._target()) for handle in chunk]
-        owner = {id(watch): handle for watch, handle in zip(watches, chunk, strict=True)}
-        ended: list[Ended] = yield from look(keys, watches)
-        found += [(owner[id(watch)], outcome) for watch, outcome in ended]
-    return found
+    watches = [Watch(keys, handle._target()) for handle in handles]
+    owner = {id(watch): handle for watch, handle in zip(watches, handles, strict=True)}
+    ended: list[Ended] = yield from look(keys, watches)
+    return [(owner[id(watch)], outcome) for watch, outcome in ended]
