@@ -66,7 +66,8 @@ def load(path: Path | str | None = None) -> Settings:
         path: the pyproject.toml to read; by default the nearest one, if there is any.
 
     Raises:
-        ConfigError: a bad value; names the variable or the file, the value, what is allowed.
+        ConfigError: a bad value; names the variable or the file, the value (but for a
+            secret's), what is allowed.
     """
     file = Path(path) if path is not None else _nearest(Path("pyproject.toml"))
     table = _table(file) if file is not None else {}
@@ -93,7 +94,7 @@ def load(path: Path | str | None = None) -> Settings:
         else "",
         serializer=read("serializer", _serializer, defaults.serializer),
         accept=read("accept", _serializers, defaults.accept),
-        secret=read("secret", _names, defaults.secret),
+        secret=_secrets("TASKQ_SECRET", os.environ.get("TASKQ_SECRET")),
         max_bytes=read("max_bytes", _size, defaults.max_bytes),
         eager=read("eager", _boolean, defaults.eager),
         file=file,
@@ -212,7 +213,27 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ConfigError(f"{where} is {value!r}, not a list of texts.")
-    return tuple(item.strip() for item in items if item.strip())
+    names = tuple(item.strip() for item in items)
+    if not all(names):
+        raise ConfigError(f"{where} is {value!r}, which has an empty part.")
+    return names
+
+
+def _secrets(where: str, value: str | None) -> tuple[str, ...]:
+    """The keys of the signature; never shown in a message.
+
+    Unlike other variables, an empty one is not as if unset: a mistake of a deployment must
+    not switch signatures off.
+    """
+    if value is None:
+        return ()
+    keys = tuple(item.strip() for item in value.split(","))
+    if not all(keys):
+        raise ConfigError(
+            f"{where} is empty or has an empty part. Unset it for unsigned payloads, or set one "
+            "text, or several separated by commas (the first signs)."
+        )
+    return keys
 
 
 def _serializers(where: str, value: Any) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 A stock worker does not know the app, so the settings come from the environment:
 TASKQ_ACCEPT ("json" by default; "json,pickle"), TASKQ_SECRET (several separated by
 commas), TASKQ_SERIALIZER (what is written; "json"), TASKQ_MAX_BYTES (1,000,000). They are
-looked up at each call and cached by their values; an empty one counts as not set.
+looked up at each call and cached by their values; an empty one counts as not set, but
+for TASKQ_SECRET, where it is an error.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from taskq.serializers.codec import Codec
 
 
 @lru_cache(maxsize=16)
-def _codec(serializer: str, accept: str, secret: str, max_bytes: str) -> Codec:
+def _codec(serializer: str, accept: str, secret: str | None, max_bytes: str) -> Codec:
     if not max_bytes.isascii() or not max_bytes.isdigit():
         raise ConfigError(f"TASKQ_MAX_BYTES is {max_bytes!r}: a number of bytes is allowed.")
-    return Codec(serializer, accept, secret or None, int(max_bytes))
+    return Codec(serializer, accept, secret, int(max_bytes))
 
 
 def _current() -> Codec:
@@ -28,7 +29,7 @@ def _current() -> Codec:
     return _codec(
         get("TASKQ_SERIALIZER") or "json",
         get("TASKQ_ACCEPT") or "json",
-        get("TASKQ_SECRET") or "",
+        get("TASKQ_SECRET"),
         get("TASKQ_MAX_BYTES") or "1000000",
     )
 

@@ -394,6 +394,16 @@ def test_a_secret_of_the_environment_signs(monkeypatch):
     assert given.codec.load_call(data, job_id="x", queue="default")[2] == [1]
 
 
+@pytest.mark.parametrize("secret", ["", ",", " ", "a,", [], [""], [b""], b"", ["a", ","]], ids=repr)
+def test_an_empty_secret_is_refused(secret, monkeypatch):
+    with pytest.raises(ConfigError, match="is empty or has an empty part"):
+        TaskQ(secret=secret)
+    if isinstance(secret, str):
+        monkeypatch.setenv("TASKQ_SECRET", secret)
+        with pytest.raises(ConfigError, match="TASKQ_SECRET is empty or has an empty part"):
+            TaskQ()
+
+
 def test_include_is_a_list():
     with pytest.raises(ConfigError, match=re.escape("must be a list of modules: ['shop.tasks']")):
         TaskQ(include="shop.tasks")

@@ -85,7 +85,8 @@ def test_settings_come_from_the_environment_at_each_call(monkeypatch: pytest.Mon
     assert module.loads(sealed) == CALL
     with pytest.raises(PayloadError, match="not signed"):
         module.loads(pickled)
-    for name in ("TASKQ_ACCEPT", "TASKQ_SERIALIZER", "TASKQ_SECRET"):
+    monkeypatch.delenv("TASKQ_SECRET")
+    for name in ("TASKQ_ACCEPT", "TASKQ_SERIALIZER"):
         monkeypatch.setenv(name, "")  # as not set
     assert module.dumps({"a": 1}) == b'{"a":1}'
 
@@ -167,3 +168,11 @@ def test_neither_rq_nor_redis_is_imported_for_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("secret", ["", ",", " ", "a,"])
+def test_an_empty_secret_is_refused(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKQ_SECRET", secret)
+    for call in (lambda: module.dumps(1), lambda: module.loads(b"1")):
+        with pytest.raises(ConfigError, match="TASKQ_SECRET.* is empty or has an empty part"):
+            call()

@@ -96,6 +96,7 @@ def test_an_empty_variable_is_as_if_unset(project: Path, monkeypatch: pytest.Mon
         ('serializer = "xml"', "serializer under .* is 'xml'. Allowed: json, pickle"),
         ('accept = ["json", 3]', "accept under .* not a list of texts"),
         ('accept = ["yaml"]', "accept under .* is 'yaml'. Allowed: json, pickle"),
+        ('accept = ["json", " "]', r"accept under .* is \['json', ' '\], which has an empty part"),
         ("max_bytes = 0", "max_bytes under .* is 0, not a number of bytes above 0"),
         ("max_bytes = true", "max_bytes under .* is True"),
         ("eager = 2", "eager under .* is 2. Allowed: 1, true"),
@@ -118,6 +119,8 @@ def test_a_wrong_value_in_the_file(project: Path, text: str, message: str):
     [
         ("TASKQ_SERIALIZER", "xml", "TASKQ_SERIALIZER is 'xml'. Allowed: json, pickle"),
         ("TASKQ_ACCEPT", "json,xml", "TASKQ_ACCEPT is 'xml'"),
+        ("TASKQ_ACCEPT", "json,", "TASKQ_ACCEPT is 'json,', which has an empty part"),
+        ("TASKQ_ACCEPT", ",", "TASKQ_ACCEPT is ',', which has an empty part"),
         ("TASKQ_MAX_BYTES", "1 MB", "TASKQ_MAX_BYTES is '1 MB', not a number of bytes"),
         ("TASKQ_EAGER", "perhaps", "TASKQ_EAGER is 'perhaps'. Allowed: 1, true"),
     ],
@@ -142,6 +145,21 @@ def test_a_deleted_working_directory_has_no_file(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert load() == Settings()
+
+
+@pytest.mark.parametrize("secret", ["", " ", ",", " , ", "hunter2,", ",hunter2", "a,,hunter2"])
+def test_an_empty_secret_is_refused(secret: str, monkeypatch: pytest.MonkeyPatch):
+    """Else a mistake of the deployment would switch signatures off, or anybody could sign."""
+    monkeypatch.setenv("TASKQ_SECRET", secret)
+    with pytest.raises(ConfigError, match="TASKQ_SECRET is empty or has an empty part") as caught:
+        load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_empty_secret_in_the_file_is_refused(project: Path):
+    write(project, 'secret = ""')
+    with pytest.raises(ConfigError, match="Set TASKQ_SECRET instead"):
+        load()
 
 
 def test_secrets_do_not_show():
