@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from taskq.embedded import EmbeddedRedis, find_server, packaged_servers
-from tests.support import WorkerStarter
+from tests.support import Ledger, WorkerStarter
 
 if TYPE_CHECKING:
     from taskq.broker.client import Broker
@@ -129,6 +129,30 @@ def app_module(
     yield make
     for name in made:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def app(
+    request: pytest.FixtureRequest,
+    redis_url: str,
+    app_module: AppModule,
+    monkeypatch: pytest.MonkeyPatch,
+) -> ModuleType:
+    """The module whose source is `APP` in the test's file, on this test's Redis."""
+    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
+    return app_module(request.module.APP)
+
+
+@pytest.fixture
+def target(app: ModuleType) -> str:
+    """What the command line calls it: `worker(target)`."""
+    return f"{app.__name__}:queue"
+
+
+@pytest.fixture
+def ledger(app: ModuleType, tmp_path: Path) -> Ledger:
+    """What its tasks write with `note`; their `APP` begins with `tests.support.LEDGER`."""
+    return Ledger(tmp_path / "ledger.txt")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import redis
 
 from taskq.broker.client import Broker
 from taskq.broker.records import NewJob
+from taskq.broker.scripts import script
 
 NO_TEXT = base64.b64encode(zlib.compress(b""))
 REGISTRIES = ("scheduled", "deferred", "wip", "finished", "failed", "canceled")
@@ -173,6 +174,11 @@ def misplaced(client: redis.Redis, ids: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
+def drained(client: redis.Redis) -> bool:
+    """Whether no job of the default queue waits, runs or is delayed."""
+    return not client.exists("rq:queue:default", "rq:wip:default", "rq:scheduled:default")
+
+
 def status(client: redis.Redis, job_id: str) -> str:
     raw = client.hget(f"rq:job:{job_id}", "status")
     return raw.decode(errors="replace") if raw else ""
@@ -185,29 +191,15 @@ def reason(client: redis.Redis, job_id: str) -> str:
     return entries[0][1].get(b"tq_error", b"").decode()
 
 
-class Ledger:
-    """What the tasks of a test wrote to a file, so that no Redis has to be there for it."""
+def wait_for_reserve(monitor: Any) -> None:
+    """Wait until a worker asks for jobs; `monitor` is what `with client.monitor() as` gives.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.touch()
-
-    def lines(self) -> list[str]:
-        return self.path.read_text().split("\n")[:-1]
-
-    def count(self, line: str) -> int:
-        return self.lines().count(line)
-
-
-LEDGER = """
-import os
-from pathlib import Path
-
-_ledger = os.open(Path(__file__).with_name("ledger.txt"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-def note(*words):
-    os.write(_ledger, (" ".join(map(str, words)) + chr(10)).encode())
-"""
+    What is done afterwards finds that call carried out.
+    """
+    digest = script("reserve").sha
+    for command in monitor.listen():
+        if digest in command["command"]:
+            return
 
 
 class Proxy:
@@ -266,10 +258,11 @@ class Proxy:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below a process."""
+    """Process ids below a process; none where it has just ended."""
     found: list[int] = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *descendants(int(child))]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found += [int(child), *descendants(int(child))]
     return found
 
 

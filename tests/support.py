@@ -1,12 +1,15 @@
-"""What tests of several folders use: waiting, and a worker process as users start it."""
+"""What tests of several folders use: waiting, what tasks note, a worker as users start it."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +20,15 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
+NOT_TRUE = "the condition did not become true"
+
 
 def wait_until(
     condition: Callable[[], T],
     timeout: float = 10.0,
     *,
     interval: float = 0.005,
-    message: str | Callable[[], str] = "the condition did not become true",
+    message: str | Callable[[], str] = NOT_TRUE,
 ) -> T:
     """Call `condition` until it returns something true, and return that.
 
@@ -36,9 +41,73 @@ def wait_until(
         if value:
             return value
         if time.monotonic() > deadline:
-            text = message() if callable(message) else message
-            raise AssertionError(f"After {timeout:g} s: {text}. Last value: {value!r}")
+            raise _still_false(timeout, message, value)
         time.sleep(interval)
+
+
+async def until(
+    condition: Callable[[], T],
+    timeout: float = 10.0,
+    *,
+    message: str | Callable[[], str] = NOT_TRUE,
+) -> T:
+    """`wait_until` that lets the event loop run."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise _still_false(timeout, message, value)
+        await asyncio.sleep(0.002)
+
+
+def _still_false(timeout: float, message: str | Callable[[], str], value: object) -> AssertionError:
+    text = message() if callable(message) else message
+    return AssertionError(f"After {timeout:g} s: {text}. Last value: {value!r}")
+
+
+def random_moment(chosen: random.Random, longest: float) -> None:
+    """Go on at any moment of the next `longest` seconds.
+
+    For tests that stop, kill or cut: a condition would always strike at the same point of a
+    job's life, and the point is what they search.
+    """
+    time.sleep(chosen.uniform(0, longest))
+
+
+def time_passes(seconds: float) -> None:
+    """Let time pass where its length is what the test is about, never for something to happen."""
+    time.sleep(seconds)
+
+
+class Ledger:
+    """What the tasks of a test wrote to a file, so that no Redis has to be there for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().split("\n")[:-1]
+
+    def count(self, line: str) -> int:
+        return self.lines().count(line)
+
+    def numbers(self) -> Counter[int]:
+        """How often each `n` of `note("number", n)` was written."""
+        return Counter(int(line.split()[1]) for line in self.lines() if line.startswith("number "))
+
+
+LEDGER = """
+import os
+from pathlib import Path
+
+_ledger = os.open(Path(__file__).with_name("ledger.txt"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def note(*words):
+    os.write(_ledger, (" ".join(map(str, words)) + chr(10)).encode())
+"""
 
 
 class WorkerProcess:

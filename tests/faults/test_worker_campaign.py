@@ -16,8 +16,8 @@ import redis
 from taskq.broker.scripts import script
 from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
-from tests.engine import LEDGER, Ledger, Proxy, descendants, misplaced, places
-from tests.support import WorkerStarter, wait_until
+from tests.engine import Proxy, descendants, drained, misplaced, places
+from tests.support import LEDGER, Ledger, WorkerStarter, random_moment, time_passes, wait_until
 
 APP = (
     LEDGER
@@ -57,30 +57,6 @@ async def along(seconds):
     return os.getpid()
 """
 )
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def target(app) -> str:
-    return f"{app.__name__}:queue"
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
-
-
-def numbers(ledger: Ledger) -> Counter[int]:
-    return Counter(int(line.split()[1]) for line in ledger.lines() if line.startswith("number "))
-
-
-def drained(client: redis.Redis) -> bool:
-    return not client.exists("rq:queue:default", "rq:wip:default", "rq:scheduled:default")
 
 
 def send(app, start: int, count: int) -> list[object]:
@@ -142,12 +118,12 @@ def test_a_frozen_redis_costs_nobody_a_job(app, target, worker, ledger, redis_cl
     worker(target, processes=1)
     wait_until(lambda: sum(x.startswith("long") for x in ledger.lines()) == 2)
     os.kill(redis_server.pid, signal.SIGSTOP)
-    time.sleep(22)
+    time_passes(22)
     os.kill(redis_server.pid, signal.SIGCONT)
     for handle in handles:
         handle.result(timeout=60)
     assert sum(x.startswith("long") for x in ledger.lines()) == 2
-    assert numbers(ledger) == Counter(range(200))
+    assert ledger.numbers() == Counter(range(200))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
 
 
@@ -178,7 +154,7 @@ def test_a_settle_that_is_never_answered_is_sent_again(
     late = app.number.delay(20)
     assert late.result(timeout=30) == 20
     wait_until(lambda: drained(redis_client), 30)
-    assert numbers(ledger) == Counter(range(21))
+    assert ledger.numbers() == Counter(range(21))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
 
 
@@ -191,7 +167,7 @@ def test_terms_at_many_random_moments(app, target, worker, ledger, redis_client,
     while stops < 25:
         handles += send(app, sent, 300)
         sent += 300
-        time.sleep(chosen.uniform(0, 0.3))
+        random_moment(chosen, 0.3)
         oldest = running.pop(0)
         if chosen.random() < 0.3:
             os.killpg(oldest.pid, signal.SIGTERM)  # as systemd does: supervisor and children
@@ -199,7 +175,7 @@ def test_terms_at_many_random_moments(app, target, worker, ledger, redis_client,
         stops += 1
         running.append(worker(target, "--threads", "4", "--concurrency", "20"))
     wait_until(lambda: drained(redis_client), 60)
-    runs = numbers(ledger)
+    runs = ledger.numbers()
     assert set(runs) == set(range(sent))
     assert [n for n, times in runs.items() if times > 1] == []
     assert misplaced(redis_client, [h.id for h in handles]) == {}
@@ -214,13 +190,13 @@ def test_children_killed_at_many_random_moments(app, target, worker, ledger, red
     while kills < 20:
         handles += send(app, sent, 200)
         sent += 200
-        time.sleep(chosen.uniform(0, 0.3))
+        random_moment(chosen, 0.3)
         children = descendants(process.pid)
         if children:
             os.kill(chosen.choice(children), chosen.choice([signal.SIGKILL, signal.SIGSEGV]))
             kills += 1
     wait_until(lambda: drained(redis_client), 90)
-    runs = numbers(ledger)
+    runs = ledger.numbers()
     failed = redis_client.zcard("rq:failed:default")
     print("doubled", sum(runs.values()) - len(runs), "failed as crash loop", failed)
     assert len(set(range(sent)) - set(runs)) <= failed
@@ -247,9 +223,9 @@ def test_connections_and_scripts_die_all_the_time(app, target, worker, ledger, r
             redis_client.script_flush()
         else:
             redis_client.client_pause(chosen.randrange(1, 300))
-        time.sleep(chosen.uniform(0, 0.2))
+        random_moment(chosen, 0.2)
     wait_until(lambda: drained(redis_client), 60)
-    assert numbers(ledger) == Counter(range(sent))
+    assert ledger.numbers() == Counter(range(sent))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
 
 
@@ -271,17 +247,18 @@ def test_redis_is_killed_again_and_again(
             processes=2, env={"TASKQ_REDIS_URL": server.url}, ready=False,
         )  # fmt: skip
         handles, sent = [], 0
+        chosen = random.Random(random.random())  # by the seed in the header
         for _ in range(8):
             handles += send(app, sent, 300)
             sent += 300
-            time.sleep(random.uniform(0, 0.4))
+            random_moment(chosen, 0.4)
             os.kill(server.pid, signal.SIGKILL)
             server.stop()
-            time.sleep(random.uniform(0, 1.5))
+            random_moment(chosen, 1.5)
             server = EmbeddedRedis.start(home, extra_args=options, binary=redis_program)
         with redis.Redis.from_url(server.url) as client:
             wait_until(lambda: drained(client), 60)
-            runs = numbers(ledger)
+            runs = ledger.numbers()
             assert set(runs) == set(range(sent))
             assert [n for n, times in runs.items() if times > 1] == []
             assert misplaced(client, [h.id for h in handles]) == {}

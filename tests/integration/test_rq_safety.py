@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from types import ModuleType
 
 import pytest
@@ -17,7 +15,9 @@ from rq import Callback, Queue, Repeat, Worker
 from rq.job import Dependency, Job, Retry
 from rq.registry import FailedJobRegistry
 
+from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
+from tests.engine import Proxy
 from tests.integration.test_rq_features import FUNCTIONS, Listener, called
 from tests.rq_support import arrived, ended, latest, leftovers, nothing_left, status_of
 from tests.support import WorkerStarter, wait_until
@@ -132,91 +132,44 @@ def test_all_connections_cut_in_a_callback(
     assert not leftovers(redis_client)
 
 
-class Proxy:
-    """Between a worker and Redis. Cuts the connections that bring the end of a job.
+class Cuts:
+    """A proxy that cuts connections which bring the end of a job.
 
-    `cuts`: how often; "before" Redis has got it, or "after": then the answer is lost.
+    `left`: how often it still does; "before" Redis has got it, or "after": then its answer is lost.
     """
 
-    def __init__(self, port: int, where: str, cuts: int) -> None:
-        self._port = port
-        self._where = where
-        self.left = cuts
+    def __init__(self, port: int, where: str, left: int) -> None:
+        self._fate = "drop request" if where == "before" else "drop reply"
+        self.left = left
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.proxy = Proxy(port, self._watch)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            self._open += (client, server)
-            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._down, args=(client, server), daemon=True).start()
-
-    def _cut(self, data: bytes) -> bool:
-        if b"EXEC" not in data or b"taskq:ended:" not in data:
-            return False
+    def _watch(self, request: bytes) -> str | None:
+        if b"EXEC" not in request or b"taskq:ended:" not in request:
+            return None
         with self._lock:
             self.left -= 1
-            return self.left >= 0
-
-    def _up(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := client.recv(65536):
-                if self._cut(data):
-                    client.shutdown(socket.SHUT_RDWR)
-                    if self._where == "after":
-                        server.sendall(data)
-                        time.sleep(0.05)  # Redis is to have read it
-                    break
-                server.sendall(data)
-        except OSError:
-            pass
-        self._close(client, server)
-
-    def _down(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := server.recv(65536):
-                client.sendall(data)
-        except OSError:
-            pass
-        self._close(client, server)
-
-    @staticmethod
-    def _close(*sockets: socket.socket) -> None:
-        for one in sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
-        for one in self._open:
-            one.close()
+            return self._fate if self.left >= 0 else None
 
 
 @pytest.fixture
-def proxy(redis_server) -> Iterator[Callable[[str, int], Proxy]]:
-    made: list[Proxy] = []
+def cuts(redis_server: EmbeddedRedis) -> Iterator[Callable[[str, int], Cuts]]:
+    made: list[Cuts] = []
 
-    def make(where: str, cuts: int) -> Proxy:
-        made.append(Proxy(redis_server.port, where, cuts))
+    def make(where: str, times: int) -> Cuts:
+        assert redis_server.port is not None
+        made.append(Cuts(redis_server.port, where, times))
         return made[-1]
 
     yield make
     for one in made:
-        one.close()
+        one.proxy.close()
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_transaction_whose_connection_is_cut(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis,
-    proxy: Callable[[str, int], Proxy], where: str, redis_url: str,
+    cuts: Callable[[str, int], Cuts], where: str, redis_url: str,
 ):  # fmt: skip
     """Carried out exactly once, whether or not Redis had got it; callbacks are called once."""
     web = Listener()
@@ -236,8 +189,8 @@ def test_a_transaction_whose_connection_is_cut(
     }
     child = queue.enqueue(fns.add, 7, depends_on=jobs["good"])
     heir = queue.enqueue(fns.add, 8, depends_on=Dependency(jobs["bad"], allow_failure=True))
-    made = proxy(where, 9)
-    process = worker(None, "--rq", env={"TASKQ_REDIS_URL": made.url})
+    made = cuts(where, 9)
+    process = worker(None, "--rq", env={"TASKQ_REDIS_URL": made.proxy.url})
     for job in (jobs["good"], jobs["again"], jobs["asks"], jobs["twice"], child, heir):
         assert ended(job) == "finished"
     assert ended(jobs["bad"]) == "failed"

@@ -15,7 +15,6 @@ from rq.job import Job
 from rq.registry import FinishedJobRegistry
 
 from taskq import JobFailed
-from tests.conftest import AppModule
 from tests.rq_support import stock_worker
 from tests.support import wait_until
 
@@ -63,12 +62,6 @@ def slow():
 """
 
 SERIALIZER = ("--serializer", "taskq.serializers.rq")
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
 
 
 @pytest.mark.parametrize("kind", ["rq.worker.Worker", "rq.worker.SimpleWorker"])

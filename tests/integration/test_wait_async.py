@@ -8,7 +8,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -31,6 +31,7 @@ from taskq.embedded import EmbeddedRedis
 from taskq.handle import Batch, Handle
 from taskq.states import Status
 from tests.endings import Endings
+from tests.support import until, wait_until
 
 
 @pytest.fixture
@@ -43,15 +44,6 @@ async def app(redis_url: str) -> AsyncIterator[TaskQ]:
 @pytest.fixture
 def jobs(redis_client: redis.Redis) -> Endings:
     return Endings(redis_client)
-
-
-async def until(condition: Callable[[], Any], timeout: float = 10) -> Any:
-    """Wait for a condition without blocking the loop."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not become true"
-        await asyncio.sleep(0.002)
-    return value
 
 
 def handles_of(app: TaskQ, jobs: Endings, count: int) -> list[Handle[int]]:
@@ -260,10 +252,10 @@ async def test_two_thousand_tasks_share_one_connection(app: TaskQ, jobs: Endings
             pipe.hset(f"rq:job:j{n}", "status", "queued")
         pipe.execute()
     await app.broker.acall("PING")
-    before = len(jobs.client.client_list())
+    before = jobs.connections()
     tasks = [asyncio.ensure_future(app.handle(f"j{n}").aresult()) for n in range(count)]
     await until(jobs.blocked)
-    assert len(jobs.client.client_list()) - before == 1
+    assert jobs.connections() - before == 1
     for n in range(count):
         jobs.finish(f"j{n}", n)
     assert await asyncio.gather(*tasks) == list(range(count))
@@ -366,9 +358,7 @@ def test_loops_of_several_threads_and_no_aclose(redis_url: str, jobs: Endings) -
     threads = [threading.Thread(target=asyncio.run, args=(main(n * 10),)) for n in range(3)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while not jobs.blocked(3) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: jobs.blocked(3))
     for n in range(30):
         jobs.finish(f"j{n}", n)
     for thread in threads:

@@ -10,11 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import redis
 
-from tests.conftest import AppModule
-from tests.engine import LEDGER, Ledger, descendants, misplaced, places, reason, status
-from tests.support import WorkerStarter, wait_until
+from tests.engine import descendants, drained, misplaced, places, reason, status
+from tests.support import LEDGER, WorkerStarter, random_moment, time_passes, wait_until
 
 APP = (
     LEDGER
@@ -77,30 +75,6 @@ async def anumber(n):
 )
 
 
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def target(app) -> str:
-    return f"{app.__name__}:queue"
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
-
-
-def numbers(ledger: Ledger) -> Counter[int]:
-    return Counter(int(line.split()[1]) for line in ledger.lines() if line.startswith("number "))
-
-
-def drained(client: redis.Redis) -> bool:
-    return not client.exists("rq:queue:default", "rq:wip:default", "rq:scheduled:default")
-
-
 # -- death -----------------------------------------------------------------------------------
 
 
@@ -122,7 +96,7 @@ def test_a_job_that_kills_its_process_is_failed_after_three_and_harms_nobody(
         assert one.result(timeout=10)
     assert places(redis_client, killer.id) == ["rq:failed:default"]
     assert misplaced(redis_client, [h.id for h in (*neighbours, *after)]) == {}
-    assert max(numbers(ledger).values()) == 1
+    assert max(ledger.numbers().values()) == 1
 
 
 def test_what_a_killed_child_held_runs_again_at_once(app, target, worker, ledger, redis_client):
@@ -144,7 +118,7 @@ def test_kill_nine_of_a_child_under_load_loses_nothing(app, target, worker, ledg
     killed = time.monotonic()
     wait_until(lambda: drained(redis_client), 15)
     assert time.monotonic() - killed < 12
-    runs = numbers(ledger)
+    runs = ledger.numbers()
     assert set(runs) == set(range(6000))
     assert sum(runs.values()) - 6000 <= 3 * 300  # only what the dead had in hand ran twice
     assert misplaced(redis_client, [h.id for h in handles]) == {}
@@ -192,7 +166,7 @@ def test_terms_at_random_moments_under_load(app, target, worker, ledger, redis_c
         wait_until(
             lambda before=before: len(ledger.lines()) > before + 100 or drained(redis_client)
         )
-        time.sleep(chosen.uniform(0, 0.05))
+        random_moment(chosen, 0.05)
         assert process.stop() == 0
         assert not redis_client.exists("rq:wip:default")
         assert not redis_client.keys("taskq:claim:*")
@@ -200,7 +174,7 @@ def test_terms_at_random_moments_under_load(app, target, worker, ledger, redis_c
     if not drained(redis_client):
         worker(target, "--burst").wait(15)
     assert stops > 1
-    runs = numbers(ledger)
+    runs = ledger.numbers()
     assert set(runs) == set(range(total))
     assert [n for n, times in runs.items() if times > 1] == []
     assert misplaced(redis_client, [h.id for h in handles]) == {}
@@ -213,7 +187,7 @@ def test_a_stop_keeps_the_order_of_what_had_not_begun(app, target, worker, ledge
     wait_until(ledger.lines)
     assert process.stop() == 0
     left = [raw.decode() for raw in redis_client.lrange("rq:queue:default", 0, -1)]
-    done = len(numbers(ledger))
+    done = len(ledger.numbers())
     assert left == [h.id for h in handles][done:]
     worker(target, "--threads", "1", "--burst").wait(15)
     assert [int(line.split()[1]) for line in ledger.lines() if "number" in line] == list(range(300))
@@ -241,7 +215,7 @@ def test_a_second_term_stops_now_and_counts_no_crash(app, target, worker, ledger
     wait_until(ledger.lines)
     process.signal(signal.SIGTERM)
     process.wait_for_log("Stopping: running jobs have")
-    time.sleep(0.6)  # a second signal within half a second is taken for the same key press
+    time_passes(0.6)  # a second signal within half a second is taken for the same key press
     began = time.monotonic()
     process.signal(signal.SIGTERM)
     assert process.wait(5) == 0
@@ -276,7 +250,7 @@ def test_hup_replaces_the_processes_one_by_one(app, target, worker, redis_client
     wait_until(lambda: len(set(descendants(process.pid)) - before) == 2, 15)
     wait_until(lambda: not set(descendants(process.pid)) & before, 15)
     assert [h.result(timeout=10) for h in handles] == list(range(2000))
-    assert set(numbers(ledger).values()) == {1}
+    assert set(ledger.numbers().values()) == {1}
     assert process.running
 
 
@@ -327,7 +301,7 @@ def test_suspects_of_a_crash_loop_all_run_one_after_the_other(
     plain = app.number.map(range(60, 90))
     assert worker(target, "--burst", ready=False).wait(15) == 0
     assert [h.result(timeout=5) for h in [*handles, *plain]] == list(range(90))
-    assert numbers(ledger) == Counter(range(90))
+    assert ledger.numbers() == Counter(range(90))
 
 
 def test_at_most_once_begins_at_once_where_a_thread_is_free(app, target, worker, redis_client):

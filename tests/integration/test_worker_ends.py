@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 
 import pytest
@@ -11,8 +10,9 @@ import redis
 
 from taskq import JobFailed, ResultExpired, TaskTimeout
 from tests.conftest import AppModule
-from tests.engine import LEDGER, Ledger, misplaced, places, reason, status
-from tests.support import WorkerProcess, WorkerStarter, wait_until
+from tests.endings import Endings, Later
+from tests.engine import misplaced, places, reason, status
+from tests.support import LEDGER, Ledger, WorkerProcess, WorkerStarter, wait_until
 
 APP = (
     LEDGER
@@ -135,17 +135,6 @@ def quick():
     return "quick"
 """
 )
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
 
 
 @pytest.fixture
@@ -280,12 +269,14 @@ def test_who_waits_for_a_failure_that_is_not_kept_is_told(
     gate = tmp_path / "gate"
     handle = app.leaves_nothing.delay(str(gate))
     if waits == "before":
-        threading.Timer(0.2, gate.touch).start()
+        fails = Later(Endings(redis_client).blocked, gate.touch)
     else:
         gate.touch()
         wait_until(lambda: not redis_client.exists(f"rq:job:{handle.id}"))
     with pytest.raises(ResultExpired, match="failure_ttl=0"):
         handle.result(timeout=10)
+    if waits == "before":
+        fails.join()
     assert not redis_client.keys(f"rq:*{handle.id}*")
     assert places(redis_client, handle.id) == []
 

@@ -8,7 +8,6 @@ import signal
 import pytest
 import redis
 
-from tests.conftest import AppModule
 from tests.support import WorkerStarter, wait_until
 
 APP = """
@@ -24,12 +23,6 @@ def add(a, b):
 async def double(a):
     return 2 * a
 """
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
 
 
 def test_a_job_of_each_kind(app, worker: WorkerStarter):

@@ -8,9 +8,8 @@ from collections import Counter
 import pytest
 import redis
 
-from tests.conftest import AppModule
-from tests.engine import LEDGER, Ledger, descendants, misplaced, status
-from tests.support import WorkerStarter, wait_until
+from tests.engine import descendants, misplaced, status, wait_for_reserve
+from tests.support import LEDGER, WorkerStarter, time_passes, wait_until
 
 APP = (
     LEDGER
@@ -47,22 +46,6 @@ def hoard(mb):
 )
 
 
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def target(app) -> str:
-    return f"{app.__name__}:queue"
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
-
-
 def test_queues_in_order_of_priority(app, target, worker: WorkerStarter, ledger):
     for name in ("low", "high"):
         app.number.options(queue=name).map(range(200))
@@ -93,11 +76,12 @@ def test_pause_and_resume(app, target, worker, ledger, redis_client: redis.Redis
         redis_client.set("rq:suspended", 1)
     else:
         redis_client.sadd("taskq:paused", "default")
-    time.sleep(0.05)
-    held = app.number.delay(1)
+    with redis_client.monitor() as monitor:
+        held = app.number.delay(1)
+        for _ in range(2):
+            wait_for_reserve(monitor)
     if how == "paused":
         assert app.number.options(queue="other").delay(2).result(timeout=10)
-    time.sleep(0.4)
     assert status(redis_client, held.id) == "queued"
     assert misplaced(redis_client, [held.id]) == {}
     redis_client.delete("rq:suspended", "taskq:paused")
@@ -158,7 +142,7 @@ def test_short_jobs_do_not_wait_behind_long_ones(app, target, worker, ledger, re
     short = []
     for _ in range(60):
         short.append(app.short.delay(time.time()))
-        time.sleep(0.02)
+        time_passes(0.02)  # they come at this pace
     for handle in short:
         handle.result(timeout=10)
     waits = sorted(float(line.split()[1]) for line in ledger.lines() if line.startswith("short"))

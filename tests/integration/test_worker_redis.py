@@ -15,8 +15,8 @@ from taskq.broker.client import Broker
 from taskq.broker.scripts import script as find_script
 from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
-from tests.engine import LEDGER, Engine, Ledger, Proxy, misplaced
-from tests.support import wait_until
+from tests.engine import Engine, Proxy, drained, misplaced
+from tests.support import LEDGER, Ledger, wait_until
 
 APP = (
     LEDGER
@@ -42,30 +42,6 @@ def trace(n):
     note("number", n)
 """
 )
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def target(app) -> str:
-    return f"{app.__name__}:queue"
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
-
-
-def numbers(ledger: Ledger) -> Counter[int]:
-    return Counter(int(line.split()[1]) for line in ledger.lines() if line.startswith("number "))
-
-
-def drained(client: redis.Redis) -> bool:
-    return not client.exists("rq:queue:default", "rq:wip:default", "rq:scheduled:default")
 
 
 @pytest.fixture
@@ -116,7 +92,7 @@ def test_lost_answers_in_a_worker(app, target, cut, worker, ledger, redis_client
     worker(target, env={"TASKQ_REDIS_URL": cut.proxy.url})
     wait_until(lambda: drained(redis_client), 15)
     wait_until(lambda: cut.spoiled >= (1 if script == "beat" else 2), 15)
-    assert numbers(ledger) == Counter(range(420))
+    assert ledger.numbers() == Counter(range(420))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
 
 
@@ -143,7 +119,7 @@ def test_every_connection_is_killed_again_and_again(app, target, worker, ledger,
         done = len(ledger.lines())
         wait_until(lambda done=done: len(ledger.lines()) > done + 20 or drained(redis_client), 10)
     wait_until(lambda: drained(redis_client), 15)
-    assert numbers(ledger) == Counter(range(4000))
+    assert ledger.numbers() == Counter(range(4000))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
     assert process.running
     # no process was replaced: both say once that they are ready
@@ -153,10 +129,8 @@ def test_every_connection_is_killed_again_and_again(app, target, worker, ledger,
 def test_scripts_are_loaded_again(app, target, worker, ledger, redis_client):
     handles = app.number.map(range(2000))
     worker(target)
-    while not drained(redis_client):
-        redis_client.script_flush()
-        time.sleep(0.01)
-    assert numbers(ledger) == Counter(range(2000))
+    wait_until(lambda: redis_client.script_flush() and drained(redis_client), 15, interval=0.01)
+    assert ledger.numbers() == Counter(range(2000))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
 
 
@@ -166,7 +140,7 @@ def test_a_pause_of_redis(app, target, worker, ledger, redis_client):
     wait_until(lambda: len(ledger.lines()) > 100)
     redis_client.client_pause(1500)
     wait_until(lambda: drained(redis_client), 10)
-    assert numbers(ledger) == Counter(range(1000))
+    assert ledger.numbers() == Counter(range(1000))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
     assert process.running
 
@@ -190,12 +164,12 @@ def test_redis_is_killed_and_comes_back(
         process = worker(f"{app.__name__}:queue", env={"TASKQ_REDIS_URL": server.url}, ready=False)
         wait_until(ledger.lines)
         server.stop()
-        wait_until(lambda: len(ledger.lines()) > 20 or not process.running)
-        time.sleep(1.2)  # the long ones end while there is no Redis
+        long = set(range(20))  # they end while there is no Redis
+        wait_until(lambda: long <= set(ledger.numbers()) or not process.running)
         server = EmbeddedRedis.start(home, extra_args=options, binary=redis_program)
         with redis.Redis.from_url(server.url) as client:
             wait_until(lambda: drained(client), 10)
-            assert numbers(ledger) == Counter(range(300))
+            assert ledger.numbers() == Counter(range(300))
             assert misplaced(client, [h.id for h in handles]) == {}
         assert process.running
         process.stop()
@@ -213,7 +187,7 @@ def test_a_server_out_of_memory(app, target, worker, ledger, redis_client):
         wait_until(lambda: drained(redis_client), 10)
     finally:
         redis_client.config_set("maxmemory", 0)
-    assert numbers(ledger) == Counter(range(400))
+    assert ledger.numbers() == Counter(range(400))
     assert misplaced(redis_client, [h.id for h in handles]) == {}
     assert app.number.delay(400).result(timeout=10) == 400
     assert process.log().count("ready (process") == 1
@@ -238,9 +212,10 @@ def test_rights_that_are_taken_away_and_given_back(
         redis_client.acl_setuser("w", enabled=True, passwords=["+pw"])
         assert sorted(h.result(timeout=10) for h in handles) == list(range(20))
         # commands forbidden, connections kept
+        redis_client.acl_log_reset()
         redis_client.acl_setuser("w", enabled=True, commands=["-evalsha", "-eval"])
         late = app.number.delay(20)
-        time.sleep(0.3)
+        wait_until(lambda: any(e["reason"] == "command" for e in redis_client.acl_log()))
         redis_client.acl_setuser("w", enabled=True, commands=["+@all"])
         assert late.result(timeout=10) == 20
         assert process.log().count("ready (process") == 1

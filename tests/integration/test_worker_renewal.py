@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.conftest import AppModule
-from tests.engine import LEDGER, Ledger, descendants
-from tests.support import WorkerProcess, WorkerStarter, wait_until
+from tests.engine import descendants
+from tests.support import LEDGER, Ledger, WorkerProcess, WorkerStarter, wait_until
 
 APP = (
     LEDGER
@@ -42,22 +41,6 @@ def breaks_the_release_and_dies():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 )
-
-
-@pytest.fixture
-def app(redis_url: str, app_module: AppModule, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
-    return app_module(APP)
-
-
-@pytest.fixture
-def target(app) -> str:
-    return f"{app.__name__}:queue"
-
-
-@pytest.fixture
-def ledger(app, tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.txt")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from taskq.worker.room import Room
 from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
 from taskq.worker.thread_runner import ThreadRunner
+from tests.support import until
 
 
 def claim_of(
@@ -264,12 +265,12 @@ class Runner:
         self.ends.append((claim.id, value, error))
 
     async def until(self, count: int, *, limits: bool = False) -> None:
-        end = time.monotonic() + 8
-        while len(self.ends) < count:
-            assert time.monotonic() < end, self.ends
+        def enough() -> bool:
             if limits:
                 self.threads.check_limits(time.monotonic())
-            await asyncio.sleep(0.005)
+            return len(self.ends) >= count
+
+        await until(enough, message=lambda: f"only these ended: {self.ends}")
 
 
 async def test_a_job_is_waiting_or_running_until_its_end_is_told():
@@ -301,8 +302,10 @@ async def test_what_is_taken_back_never_runs_and_the_rest_does():
         runner.threads.submit(claims[-1])
     gate.set()
     taken = [claim.id for claim in reversed(claims) if runner.threads.take_back(claim)]
-    await runner.until(50 - len(taken))
-    await asyncio.sleep(0.05)
+    both = threading.Barrier(2)  # each thread is past all that came before
+    for name in ("one", "other"):
+        runner.threads.submit(claim_of(lambda: both.wait(5), job_id=name))
+    await runner.until(50 - len(taken) + 2)
     assert sorted(ran + taken) == sorted(str(n) for n in range(50))
     runner.threads.stop()
 
@@ -337,10 +340,7 @@ async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
     assert second == ("next", "fine", None)
     assert runner.threads.stuck == 1
     release.set()
-    end = time.monotonic() + 5
-    while runner.threads.stuck and time.monotonic() < end:
-        await asyncio.sleep(0.01)
-    assert runner.threads.stuck == 0
+    await until(lambda: runner.threads.stuck == 0)
     assert len(runner.ends) == 2  # its late end is told to nobody
     runner.threads.stop()
 
