@@ -94,6 +94,10 @@ class Keys:
         """Set of ids that ended and were deleted in the ten seconds `bucket` (epoch // 10)."""
         return f"{self.own}done:{bucket}"
 
+    def failures(self, bucket: int) -> str:
+        """Hash of those among them that failed: id, and the error in our JSON."""
+        return f"{self.own}failures:{bucket}"
+
     def stats(self, queue: str, minute: int) -> str:
         """Counters of a queue for one minute (epoch // 60)."""
         return f"{self.own}stats:{queue}:{minute}"

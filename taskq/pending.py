@@ -120,6 +120,8 @@ class Pending(Generic[R_co]):
         return value
 
     def _failure_of(self, outcome: Outcome) -> JobFailed | None:
+        if outcome.kind is Kind.UNKEPT:
+            return None  # it finished; only its result is not kept
         error = self._error_of(outcome)
         if error is None or isinstance(error, JobFailed):
             return error

@@ -14,9 +14,10 @@ _CHUNK = 1_000
 """Jobs in one pipeline."""
 
 UNKEPT = "(unkept)"
-"""Stands for a job that ended within the last minute and was deleted (`result_ttl=0`)."""
+"""Stands for a job that finished within the last minute and was deleted (`result_ttl=0`)."""
 MISSING = ""
 """Stands for a job that Redis does not know."""
+_FAILED = Status.FAILED.value
 
 
 def ask_states(
@@ -35,8 +36,9 @@ def ask_states(
         missing = [job_id for job_id, state in zip(chunk, found, strict=True) if not state]
         if missing:
             marked = yield from find_marked(keys, missing, replies[0])
+            ended = {job_id: _FAILED if error else UNKEPT for job_id, error in marked.items()}
             found = [
-                UNKEPT if not state and job_id in marked else state
+                state or ended.get(job_id, MISSING)
                 for job_id, state in zip(chunk, found, strict=True)
             ]
         states += found

@@ -75,8 +75,8 @@ def error_of(outcome: Outcome, job_id: str, result_ttl: float | None = None) -> 
         return JobCanceled(f"Job {job_id} was stopped while it ran.")
     if kind is Kind.UNKEPT:
         return ResultExpired(
-            f"Job {job_id} has ended, and nothing of it was stored (result_ttl=0, or it failed "
-            "with failure_ttl=0). Give the task a result_ttl if you want to wait for its result."
+            f"Job {job_id} has finished, and its result was not stored (result_ttl=0). "
+            "Give the task a result_ttl if you want to wait for its result."
         )
     if kind is Kind.EXPIRED:
         return ResultExpired(_expired(outcome, job_id, result_ttl))

@@ -15,7 +15,7 @@ from rq.timeouts import JobTimeoutException
 
 from taskq.errors import TaskQError
 from taskq.retry import RetryLater
-from taskq.worker.outcome import TimeLimit, failure_item, shortened, user_part
+from taskq.worker.outcome import TimeLimit, describe, failure_item, shortened, user_part
 from taskq.worker.rq_callback import CallbackLimit
 from taskq.worker.rq_classes import LaneJob
 
@@ -191,12 +191,18 @@ class End:
         return not self._asks_again and self._claim.result_ttl_s == 0
 
     def _extra(self, own: str, *, counting: bool) -> list[Sequence[Any]]:
-        """Our own part of the transaction: statistics, the marker of a result not kept."""
+        """Our own part of the transaction: statistics, the marker of an end not kept."""
         commands: list[Sequence[Any]] = []
         claim, now = self._claim, time.time()
         if self._ends_unkept():
-            done = f"{own}done:{int(now // 10)}"
+            bucket = int(now // 10)
+            done, failures = f"{own}done:{bucket}", f"{own}failures:{bucket}"
             commands += (("SADD", done, claim.id), ("EXPIRE", done, 70))
+            if self._error is None:
+                commands.append(("HDEL", failures, claim.id))
+            else:
+                commands.append(("HSET", failures, claim.id, describe(claim, self._error)[1]))
+                commands.append(("EXPIRE", failures, 70))
         if counting:
             if self._error is not None:
                 kind = "retried" if self._loaded.again else "failed"

@@ -25,7 +25,7 @@ class Kind(Enum):
     STOPPED = "stopped"
     CANCELED = "canceled"
     UNKEPT = "unkept"
-    """It ended moments ago and was deleted with its result (`result_ttl=0`, `failure_ttl=0`)."""
+    """It finished moments ago and was deleted with its result (`result_ttl=0`)."""
     EXPIRED = "expired"
     """There was a job; its result is no longer kept."""
     UNKNOWN = "unknown"

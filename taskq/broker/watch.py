@@ -3,7 +3,7 @@
 A conversation is a generator: it yields commands (sent as one pipeline), is sent their
 replies, and returns its finding. Blocking and asyncio callers run the same ones.
 
-Keys read: RQ's job hashes and result streams, our done-markers.
+Keys read: RQ's job hashes and result streams, our done-markers and the failures beside them.
 """
 
 from __future__ import annotations
@@ -154,32 +154,45 @@ def _second_look(keys: Keys, doubtful: Sequence[tuple[Watch, str]]) -> Conversat
             lost.append(watch)
     if lost:
         marked = yield from find_marked(keys, [w.job_id for w in lost], replies[0])
-        for watch in lost:
-            if watch.job_id in marked:
-                kind = Kind.UNKEPT
-            else:
-                kind = Kind.EXPIRED if watch.is_known else Kind.UNKNOWN
-            ended.append((watch, Outcome(kind)))
+        ended += [(watch, _gone(watch, marked.get(watch.job_id))) for watch in lost]
     return ended
 
 
-def find_marked(keys: Keys, job_ids: Sequence[str], time_reply: Any) -> Conversation[set[str]]:
+def _gone(watch: Watch, marked: bytes | None) -> Outcome:
+    if marked is None:
+        return Outcome(Kind.EXPIRED if watch.is_known else Kind.UNKNOWN)
+    return Outcome(Kind.FAILED, {b"tq_error": marked}) if marked else Outcome(Kind.UNKEPT)
+
+
+def find_marked(
+    keys: Keys, job_ids: Sequence[str], time_reply: Any
+) -> Conversation[dict[str, bytes]]:
     """Which of these jobs ended within the last minute and kept nothing.
 
     Args:
         keys: names of keys.
         job_ids: their hashes are missing.
         time_reply: reply of TIME: the markers' buckets are on the clock of Redis.
+
+    Returns:
+        Those that did, each with the error of its failure; empty if it finished.
     """
     if isinstance(time_reply, Exception):
-        return set()
+        return {}
     bucket = int(time_reply[0]) // 10
     buckets = range(bucket - _MARKER_BUCKETS + 1, bucket + 2)
-    replies = yield [("SMISMEMBER", keys.done(b), *job_ids) for b in buckets]
-    marked: set[str] = set()
-    for reply in replies:
-        if isinstance(reply, list):
-            marked.update(job_id for job_id, hit in zip(job_ids, reply, strict=True) if hit)
+    replies = yield [
+        *(("SMISMEMBER", keys.done(b), *job_ids) for b in buckets),
+        *(("HMGET", keys.failures(b), *job_ids) for b in buckets),
+    ]
+    marked: dict[str, bytes] = {}
+    for hits, errors in zip(replies[: len(buckets)], replies[len(buckets) :], strict=True):
+        if not isinstance(hits, list):
+            continue
+        known = errors if isinstance(errors, list) else [None] * len(hits)
+        for job_id, hit, error in zip(job_ids, hits, known, strict=True):
+            if hit:  # of an id that was used twice, the end that came last counts
+                marked[job_id] = error or b""
     return marked
 
 

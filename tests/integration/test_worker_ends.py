@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from taskq import JobFailed, ResultExpired, TaskTimeout
+from taskq import JobFailed, TaskTimeout
 from tests.conftest import AppModule
 from tests.endings import Endings, Later
 from tests.engine import misplaced, places, reason, status
@@ -273,7 +273,7 @@ def test_who_waits_for_a_failure_that_is_not_kept_is_told(
     else:
         gate.touch()
         wait_until(lambda: not redis_client.exists(f"rq:job:{handle.id}"))
-    with pytest.raises(ResultExpired, match="failure_ttl=0"):
+    with pytest.raises(JobFailed, match="ValueError: no"):
         handle.result(timeout=10)
     if waits == "before":
         fails.join()

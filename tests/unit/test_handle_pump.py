@@ -130,12 +130,44 @@ def test_the_hash_is_missing(redis: Script, marked: bool, known: bool, kind: Kin
     redis.start()
     redis.reply([[], [None]])
     markers = redis.asked(redis.reply([[b"1000", b"0"], [], [None]]))
-    assert [command[1] for command in markers] == [f"taskq:done:{b}" for b in range(93, 102)]
-    answers: list[Any] = [[0]] * len(markers)
+    keys = [f"taskq:{kind}:{b}" for kind in ("done", "failures") for b in range(93, 102)]
+    assert [command[1] for command in markers] == keys
+    answers: list[Any] = [[0]] * 9 + [[None]] * 9
     if marked:
         answers[3] = [1]
     assert redis.reply(answers) is None
     assert redis.ended[0][1].kind is kind
+
+
+@pytest.mark.parametrize(
+    ("done", "failures", "kind"),
+    [
+        ({4}, {4: b"no"}, Kind.FAILED),
+        ({4, 5}, {4: b"no"}, Kind.UNKEPT),  # the id was used again, and that job finished
+        ({4, 5}, {5: b"no"}, Kind.FAILED),
+        (set(), {4: b"no"}, Kind.UNKNOWN),
+    ],
+)
+def test_the_hash_of_a_failed_job_is_missing(
+    redis: Script, done: set[int], failures: dict[int, bytes], kind: Kind
+) -> None:
+    redis.add("a", fresh=False)
+    redis.start()
+    redis.reply([[], [None]])
+    redis.reply([[b"1000", b"0"], [], [None]])
+    hits = [[int(n in done)] for n in range(9)]
+    assert redis.reply([*hits, *([failures.get(n)] for n in range(9))]) is None
+    assert redis.ended[0][1].kind is kind
+
+
+def test_markers_of_another_type(redis: Script) -> None:
+    redis.add("a", fresh=False)
+    redis.start()
+    redis.reply([[], [None]])
+    redis.reply([[b"1000", b"0"], [], [None]])
+    wrong = Exception("WRONGTYPE")
+    assert redis.reply([wrong, *[[1]] * 8, *[wrong] * 9]) is None
+    assert redis.ended[0][1].kind is Kind.UNKEPT
 
 
 def test_a_look_each_second(redis: Script) -> None:

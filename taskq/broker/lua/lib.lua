@@ -54,10 +54,33 @@ local function micros(x) return string.format('%.6f', x) end
 -- parses one after the other at each insert (a fifth of the whole cost of a job, measured).
 local function whole(x) return string.format('%.0f', x) end
 
+-- A time as RQ writes it. Days become a date as in a calendar of 400 years that begin in March.
+local function iso_time(seconds, micro)
+  local day = math.floor(seconds / 86400) + 719468
+  local cycle = math.floor(day / 146097)
+  local d = day - cycle * 146097
+  local y = math.floor((d - math.floor(d / 1460) + math.floor(d / 36524) - math.floor(d / 146096)) / 365)
+  d = d - (365 * y + math.floor(y / 4) - math.floor(y / 100))
+  local m = math.floor((5 * d + 2) / 153)
+  local month, second = m < 10 and m + 3 or m - 9, seconds % 86400
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', y + cycle * 400 + (month <= 2 and 1 or 0), month,
+    d - math.floor((153 * m + 2) / 5) + 1, math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, micro)
+end
+
 -- For who waits for a job, or still sends it again, when its record is deleted at its end.
-local function mark_done(id)
-  local done = OWN .. 'done:' .. math.floor(NOW / 10)
-  if redis.pcall('SADD', done, id) == 1 then redis.pcall('EXPIRE', done, 70) end
+-- err: the error (our JSON) of one that failed, else nil.
+local function mark_done(id, err)
+  local bucket = math.floor(NOW / 10)
+  local done = OWN .. 'done:' .. bucket
+  local new = redis.pcall('SADD', done, id) == 1
+  if new then redis.pcall('EXPIRE', done, 70) end
+  if err then
+    local failures = OWN .. 'failures:' .. bucket
+    redis.pcall('HSET', failures, id, err)
+    redis.pcall('EXPIRE', failures, 70)
+  elseif not new then         -- a job that has just ended had the same id
+    redis.pcall('HDEL', OWN .. 'failures:' .. bucket, id)
+  end
 end
 
 -- Entries of a registry whose time is over, at most `most`: RQ's registries keep them until somebody looks.
@@ -76,7 +99,7 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   local key = jobkey(id)
   if ttl == 0 then
     redis.pcall('DEL', key, P .. ':results:' .. id, key .. ':dependents', P .. ':job::' .. id .. ':dependencies')
-    mark_done(id)
+    mark_done(id, err)
     return
   end
   local ok = redis.pcall('HSET', key, 'status', 'failed', 'ended_at', iso)
