@@ -59,12 +59,12 @@ class Engine:
         return jobs
 
     def reserve_all(
-        self, uid: str, limit: int = 100, seq: int | None = None
+        self, uid: str, limit: int = 100, seq: int | str | None = None, iso: str | None = None
     ) -> tuple[bytes, list[Reserved]]:
         if seq is None:
             self._seq += 1
             seq = self._seq
-        iso = self.broker.clock.iso()
+        iso = self.broker.clock.iso() if iso is None else iso
         _now, state, jobs, _paused = self.run(
             "reserve", uid, f"host.{uid}", seq, limit, 15, iso, NO_TEXT, *self.queues
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from taskq.worker.runners import longest_running_s
 from taskq.worker.settings import PAGE, SETTLE_BYTES
 
 if TYPE_CHECKING:
@@ -67,21 +68,11 @@ class Room:
         room = _MOST
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self._life.jobs - self._runners.busy)
-        longest_s = self._longest_running() if backlog else 0.0
+        now = time.monotonic()
         for mode, runner in (("thread", self._threads), ("asyncio", self._coroutines)):
             if mode in self._modes:
-                ahead = self.pace.lookahead(runner.slots, longest_s) if backlog else 0
+                ahead = 0
+                if backlog and not self._runners.held_up(runner, now):
+                    ahead = self.pace.lookahead(runner.slots, longest_running_s(runner, now))
                 room = min(room, runner.slots - runner.busy + ahead)
         return room
-
-    def _longest_running(self) -> float:
-        """Seconds since the oldest running job of each kind began; the greater of the two."""
-        now, longest = time.monotonic(), 0.0
-        for running in (self._threads.running, self._coroutines.running):
-            try:
-                first = next(iter(running.values()), None)  # dicts keep order
-            except RuntimeError:  # a thread began or ended a job at this moment
-                continue
-            if first is not None and first.begun_mono:
-                longest = max(longest, now - first.begun_mono)
-        return longest

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from taskq.worker import items
 from taskq.worker.async_runner import AsyncRunner
 from taskq.worker.outcome import cut_short_item
+from taskq.worker.settings import LOOKAHEAD_S
 from taskq.worker.thread_runner import ThreadRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskq.worker.claim import Claim
+    from taskq.worker.pace import Pace
     from taskq.worker.settings import WorkerSettings
     from taskq.worker.settle import Settler
 
@@ -21,6 +23,8 @@ log = logging.getLogger("taskq.worker")
 
 UNBEGUN_S = 0.15
 """A job that waited this long in a worker without a free slot goes back to its queue."""
+HELD_UP_S = 0.04
+"""No job has begun for so long while others wait: long ones have all slots."""
 
 
 class Runners:
@@ -38,6 +42,7 @@ class Runners:
         begin: Callable[[Claim], None],
         done: Callable[[Claim, Any, BaseException | None], None],
         wake: Callable[[Callable[[], None]], None],
+        pace: Pace,
     ) -> None:
         """Run nothing yet.
 
@@ -47,10 +52,12 @@ class Runners:
             begin: called just before a job's code; in its thread, or on the loop.
             done: called on the event loop with (claim, value, error).
             wake: runs a function on the event loop, from any thread.
+            pace: knows how long jobs take.
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
         self._settler = settler
+        self._pace = pace
 
     def of(self, claim: Claim) -> ThreadRunner | AsyncRunner:
         """The runner for a job."""
@@ -62,6 +69,11 @@ class Runners:
         return self.threads.busy + self.coroutines.busy
 
     @property
+    def waiting(self) -> bool:
+        """Whether jobs are here that have not begun."""
+        return bool(self.threads.waiting or self.coroutines.waiting)
+
+    @property
     def stuck(self) -> bool:
         """Whether more threads were abandoned than there may be: memory and locks leak."""
         return self.threads.stuck > self.threads.slots
@@ -71,14 +83,39 @@ class Runners:
         return [*self.threads.running.values(), *self.coroutines.running.values()]
 
     def check(self, now: float) -> None:
-        """Hold jobs to their limits, return what waits too long. Called every 50 ms."""
+        """Hold jobs to their limits, return what waits too long. Called every 25 or 50 ms."""
         self.threads.check_limits(now)
         self.coroutines.check_limits(now)
         for runner in (self.threads, self.coroutines):
-            first = next(iter([*runner.waiting.values()]), None)  # a copy: threads take from it
-            if first is not None and now - first.reserved_mono > UNBEGUN_S:
-                for claim in reversed(list(runner.waiting.values())):
-                    self.give_back(claim)
+            if runner.waiting:
+                self._spread(runner, now)
+
+    def _spread(self, runner: ThreadRunner | AsyncRunner, now: float) -> None:
+        """What the slots will not begin at once goes back, the last first: others may be idle."""
+        waiting = list(runner.waiting.values())  # a copy: threads take from it
+        if not waiting:
+            return
+        keep = len(waiting)
+        longest_s = longest_running_s(runner, now)
+        if now - waiting[0].reserved_mono > UNBEGUN_S or self.held_up(runner, now):
+            keep = 0
+        elif longest_s > LOOKAHEAD_S:
+            keep = int(runner.slots * LOOKAHEAD_S / longest_s)
+        for claim in reversed(waiting[keep:]):
+            self.give_back(claim)
+
+    def held_up(self, runner: ThreadRunner | AsyncRunner, now: float) -> bool:
+        """Whether jobs longer than usual have all slots of a runner, so that no other begins."""
+        running = runner.running
+        if len(running) < runner.slots:
+            return False
+        if longest_running_s(runner, now) < self._pace.average_s + HELD_UP_S:
+            return False
+        try:
+            last = next(reversed(running.values()), None)  # dicts keep order
+        except RuntimeError:  # a thread began or ended a job at this moment
+            return False
+        return last is not None and 0 < last.begun_mono < now - HELD_UP_S
 
     def give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
@@ -121,3 +158,12 @@ class Runners:
             if claim is not None and runner.take_back(claim):
                 self._settler.add(claim, items.canceled(claim.unique))
                 return
+
+
+def longest_running_s(runner: ThreadRunner | AsyncRunner, now: float) -> float:
+    """Seconds since the oldest running job of a runner began."""
+    try:
+        first = next(iter(runner.running.values()), None)  # dicts keep order
+    except RuntimeError:  # a thread began or ended a job at this moment
+        return 0.0
+    return now - first.begun_mono if first is not None and first.begun_mono else 0.0

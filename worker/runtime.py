@@ -76,15 +76,15 @@ class Runtime:
         self._door = Door(app, me, self._wake, self._out)
         self.settler = Settler(broker, settle_link, me, self._door.enter, self._out)
         self._suspects = Suspects(self._runner_of)
-        self._life = Life(app, me.name, self.settler, self._door, self._suspects, Pace(), begun)
+        pace = Pace()
+        self._life = Life(app, me.name, self.settler, self._door, self._suspects, pace, begun)
         life = self._life
-        self._runners = Runners(settings, self.settler, life.begin, life.done, self._wake)
+        self._runners = Runners(settings, self.settler, life.begin, life.done, self._wake, pace)
         self._records = Records(broker, link, me.name)
         resolver = Resolver(app, rq=settings.rq, report=self._records.report)
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
         self._room = Room(settings, _modes(app, settings), life, self._runners, self.settler)
-        queues = settings.queues
-        self._fetcher = Fetcher(broker, fetch_link, me, queues, self._room, delivery.take)
+        self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
         self._listener = Listener(broker, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
@@ -130,9 +130,9 @@ class Runtime:
             self._stop_why = self._stop_why or ("fenced" if self._fetcher.fenced else "failed")
         stopping.cancel()
         self._room.close()
-        await self._fetcher.stop()
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
+        await self._fetcher.stop()
         await self._finish()
         return self._stop_why
 
@@ -185,7 +185,8 @@ class Runtime:
         """Every 50 ms: time limits, jobs that wait too long, progress, the ends of a burst."""
         last_progress = 0.0
         while True:
-            await asyncio.sleep(TICK_S)
+            # what waits may have to go elsewhere soon
+            await asyncio.sleep(TICK_S / 2 if self._runners.waiting else TICK_S)
             now = time.monotonic()
             try:
                 self._runners.check(now)

@@ -1,14 +1,15 @@
 """Waiting for work without polling: one blocked `BLMOVE queue -> claim list` for each queue.
 
 Exactly one worker wakes for one job. What was moved is in the claim list, whatever
-becomes of the connection; the reserve script adopts it from there.
+becomes of the connection; the reserve script adopts it from there. That script's call
+goes out together with the BLMOVE, so that the job is here one round trip after it came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import exceptions as rexc
 
@@ -27,12 +28,38 @@ _BLOCK_S = 20
 _PATIENCE_S = 10.0
 
 
+class Call(NamedTuple):
+    """A reserve: its number, how many jobs it asks for, positions of its queues, as it is sent."""
+
+    seq: str
+    limit: int
+    order: list[int]
+    packed: bytes
+
+
 class Watcher:
     """One blocked connection: waits for an id in one queue."""
 
-    def __init__(self, broker: Broker, uid: str, queue: str, fired: Callable[[], None]) -> None:
-        """`fired` is called when an id has been moved to the claim list."""
+    def __init__(
+        self,
+        broker: Broker,
+        uid: str,
+        queue: str,
+        follow: Callable[[], Call | None],
+        fired: Callable[[Call | None, Any], None],
+    ) -> None:
+        """Wait for nothing yet.
+
+        Args:
+            broker: for key names and connections.
+            uid: of this worker.
+            queue: to look at.
+            follow: gives the reserve to send behind a BLMOVE, or None.
+            fired: called with that and its answer, once an id has been moved to the claim
+                list or may have been; the answer is None where it was not heard.
+        """
         self._broker = broker
+        self._follow = follow
         self._command = pack(
             ("BLMOVE", broker.keys.queue(queue), broker.keys.claim(uid, queue), "LEFT", "RIGHT",
              _BLOCK_S)
@@ -45,6 +72,7 @@ class Watcher:
         self._connection: Any = None
         self.client_id = 0
         self.armed = False
+        self.call: Call | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def arm(self) -> None:
@@ -73,7 +101,7 @@ class Watcher:
             await self._drop()
 
     async def close(self) -> None:
-        """End the task and the connection."""
+        """End the task and the connection; `call` may have been carried out unheard."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._drop()
@@ -89,29 +117,36 @@ class Watcher:
             await self._go.wait()
             self._at_rest.clear()
             try:
-                if await self._wait_once():
+                moved, answer = await self._wait_once()
+                call, self.call = self.call, None
+                if moved or _took(answer):
                     self.armed = False
                     self._go.clear()
-                    self._fired()
+                    self._fired(call, answer)
                 attempt = 0
             except (rexc.RedisError, BrokerUnavailable, OSError) as err:
                 await self._drop()
                 attempt += 1
                 if isinstance(err, rexc.ResponseError):
                     log.error("Cannot wait on queue %r: %s", self._queue, err)
-                # something may be in the claim list: whoever adopts it looks
-                self._fired()
+                self._unheard()
                 await asyncio.sleep(backoff_s(attempt))
             except Exception:
                 # a watcher that ended would leave its queue to the idle check alone
                 log.exception("Waiting on queue %r failed; it is tried again", self._queue)
                 await self._drop()
-                self._fired()
+                self._unheard()
                 await asyncio.sleep(1.0)
             finally:
                 self._at_rest.set()
 
-    async def _wait_once(self) -> bool:
+    def _unheard(self) -> None:
+        """Something may be in the claim list, or reserved: whoever adopts it looks."""
+        call, self.call = self.call, None
+        self._fired(call, None)
+
+    async def _wait_once(self) -> tuple[bool, Any]:
+        """Whether an id was moved, and the answer of the call behind; None: not heard."""
         loop = asyncio.get_running_loop()
         if self._connection is None:
             connection = await self._broker.aconnection()
@@ -120,8 +155,10 @@ class Watcher:
             self._connection = connection
         connection = self._connection
         if not self._go.is_set():
-            return False
-        await connection.send_packed_command(self._command)
+            return False, None
+        self.call = self._follow()
+        behind = b"" if self.call is None else self.call.packed
+        await connection.send_packed_command(self._command + behind)
         me = asyncio.current_task()
         late = False
 
@@ -133,10 +170,26 @@ class Watcher:
 
         timer = loop.call_later(_BLOCK_S + 10, expire)
         try:
-            return await connection.read_response(disable_decoding=True) is not None
+            moved = await connection.read_response(disable_decoding=True) is not None
+            answer = await self._behind(connection) if behind else None
+            return moved, answer
         except asyncio.CancelledError:
             if late:
                 raise rexc.TimeoutError("a blocked connection did not answer") from None
             raise
         finally:
             timer.cancel()
+
+    @staticmethod
+    async def _behind(connection: Any) -> Any:
+        try:
+            answer = await connection.read_response(disable_decoding=True)
+        except rexc.ResponseError as err:  # nothing was taken: the fetcher's own call finds out why
+            log.debug("The reserve behind a BLMOVE was refused: %s", err)
+            return None
+        return answer
+
+
+def _took(answer: Any) -> bool:
+    """Whether a reserve's answer has jobs, or says that this worker was taken for dead."""
+    return answer is not None and (bool(answer[2]) or answer[1] == b"fenced")

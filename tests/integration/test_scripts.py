@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 
 import pytest
 import redis
 
 from taskq.broker.client import Broker, BrokerError
 from taskq.broker.records import NewJob
+from taskq.broker.scripts import script
 from taskq.errors import DuplicateJob
 from tests.engine import Engine, misplaced, places, reason, status
 
@@ -81,6 +83,11 @@ def test_enqueue_goes_on_when_the_set_of_queues_is_none(broker, redis_client):
     assert misplaced(redis_client, ["a", "b"]) == {}
 
 
+def utc_iso(second: int, micro: int) -> str:
+    at = datetime.fromtimestamp(second, timezone.utc).replace(microsecond=micro)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 # -- reserve ---------------------------------------------------------------------------------
 
 
@@ -133,6 +140,58 @@ def test_what_a_blocked_move_claimed_comes_first_and_zero_gives_it_back(engine, 
     redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
     assert [job.id for job in engine.reserve(A, 2)] == ids[:2]
     assert not redis_client.exists(claim)
+
+
+def test_a_call_behind_a_move_takes_nothing_unless_that_claimed(engine: Engine, redis_client):
+    ids = engine.enqueue(3)
+    assert engine.reserve_all(A, seq="w0n1", iso="") == (b"ok", [])
+    redis_client.blmove("rq:queue:default", f"taskq:claim:{A}:default", 1, "LEFT", "RIGHT")
+    before = utc_iso(*redis_client.time())
+    _state, [first, second] = engine.reserve_all(A, 2, seq="w0n2", iso="")
+    after = utc_iso(*redis_client.time())
+    assert [first.id, second.id] == ids[:2]
+    assert first.exec_id == f"tq{A}w0n2"
+    started = redis_client.hget(f"rq:job:{ids[0]}", "started_at").decode()
+    assert before <= started <= after  # the server's own time, as RQ writes it
+    assert engine.settle(first, "f") == 1
+    assert misplaced(redis_client, ids) == {}
+
+
+def test_times_made_by_the_server(engine: Engine, redis_client):
+    text = script("reserve").text.split("local uid,")[0] + "return iso_time(ARGV[1], ARGV[2])"
+    days = [0, 58, 59, 60, 789, 790, 11015, 11016, 11017, 20000, 20778, 47540, 47541, 47542, 80000]
+    for second in [day * 86400 + second for day in days for second in (0, 1, 3599, 45296, 86399)]:
+        got = redis_client.eval(text, 2, "rq", "taskq:", second, 42)
+        assert got.decode() == utc_iso(second, 42)
+
+
+def test_lanes_are_fenced_and_given_back_one_by_one(engine: Engine, redis_client):
+    ids = engine.enqueue(3)
+    claim = f"taskq:claim:{A}:default"
+    engine.beat(A)
+    redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
+    [lane] = engine.reserve_all(A, 1, seq="w0n5", iso="")[1]
+    [main] = engine.reserve_all(A, 1, seq=4)[1]
+    assert engine.release(A, "w0n5") == (1, 0)
+    assert queue_of(redis_client) == [lane.id, ids[2]]
+    assert engine.settle(main, "f") == 1  # another lane's is not touched, and goes on
+    redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
+    assert engine.reserve_all(A, 1, seq="w0n5", iso="") == (b"fenced", [])
+    assert engine.reserve_all(A, 0, seq=6)[0] == b"ok"
+    assert queue_of(redis_client) == [lane.id, ids[2]]
+    engine.release(A, "dead")
+    redis_client.rpush(claim, redis_client.lpop("rq:queue:default"))
+    assert engine.reserve_all(A, 1, seq="w0n9", iso="") == (b"fenced", [])
+
+
+def test_a_forgotten_worker_leaves_no_fence(engine: Engine, redis_client):
+    engine.beat(A)
+    engine.release(A, "w0n5")
+    engine.release(A, 7)
+    assert redis_client.hlen("taskq:fence") == 2
+    engine.age(redis_client, 400, A)
+    engine.sweep()
+    assert redis_client.hlen("taskq:fence") == 0
 
 
 @pytest.mark.parametrize("how", ["suspend", "pause"])

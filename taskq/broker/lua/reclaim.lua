@@ -64,6 +64,10 @@ end
 
 local function forget(uid)
   redis.pcall('ZREM', OWN .. 'alive', uid)
+  local fences, names = { uid }, redis.pcall('HGET', OWN .. 'serves', uid)
+  if type(names) == 'string' then
+    for _ in string.gmatch(names, '[^\n]+') do fences[#fences + 1] = uid .. 'w' .. (#fences - 1) .. 'n' end
+  end
+  redis.pcall('HDEL', OWN .. 'fence', unpack(fences))
   redis.pcall('HDEL', OWN .. 'serves', uid)
-  redis.pcall('HDEL', OWN .. 'fence', uid)
 end

@@ -1,19 +1,24 @@
 -- include: lib reclaim
 -- Give back at once what one worker holds: after its death was seen, after a reserve whose answer was lost, at its end.
 -- KEYS   1 RQ's prefix   2 our prefix
--- ARGV   1 worker uid   2 'dead' | 'bye' | a sequence number: only what that reserve call handed out
+-- ARGV   1 worker uid   2 'dead' | 'bye' | the number of a reserve call: only what that one handed out
 --        3 now, ISO   4 crashes after which a job is failed   5 traceback text for that (zlib + base64)
 --        then ids of the jobs whose code had begun
 -- RETURN {now, requeued, failed}
--- After 'dead' no late request of that worker is served; after a number, none up to that number.
+-- After 'dead' no late request of that worker is served; after a number, none up to that number in its lane.
 -- O(running executions of the queues it serves).
 local uid, what, iso, limit_crashes, story = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 begin_writing()
-if what ~= 'bye' then redis.pcall('HSET', OWN .. 'fence', uid, what) end
+local exact = what ~= 'dead' and what ~= 'bye'
+if exact then
+  local lane, number = string.match(what, '^(%w-)(%d+)$')
+  redis.pcall('HSET', OWN .. 'fence', uid .. lane, number)
+elseif what == 'dead' then
+  redis.pcall('HSET', OWN .. 'fence', uid, what)
+end
 local begun = {}
 for n = 6, #ARGV do begun[ARGV[n]] = true end
-local tag = ':tq' .. uid .. ((what == 'dead' or what == 'bye') and '' or what)
-local exact = what ~= 'dead' and what ~= 'bye'
+local tag = ':tq' .. uid .. (exact and what or '')
 local requeued, failed = 0, 0
 local names = redis.pcall('HGET', OWN .. 'serves', uid)
 if type(names) == 'string' then

@@ -1,21 +1,32 @@
 -- include: lib
 -- Hand up to N waiting jobs to a worker: pop, mark started, lease. One atomic step, no id is ever nowhere.
 -- KEYS   1 RQ's prefix   2 our prefix
--- ARGV   1 worker uid   2 worker name   3 sequence number of this call   4 limit   5 lease s   6 now, ISO
+-- ARGV   1 worker uid   2 worker name   3 sequence number of this call, or lane and number (w0n17)
+--        4 limit   5 lease s   6 now, ISO ('' : by the server's clock)
 --        7 zlib + base64 of the text for lost payloads   then queue names, in the order to serve
 -- RETURN {now, state, jobs, paused queue positions (0-based)}; state: 'ok' | 'suspended' | 'fenced'
 --        each job: {queue position (0-based), id, fields of its hash as RQ and we wrote them}
 --        execution id of all of them: 'tq' .. uid .. sequence number
+-- A call with a lane was sent behind a BLMOVE, long before it runs: it takes nothing unless that has claimed an id.
 -- O(N x fields). N at most 100.
 local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local exec = 'tq' .. uid .. seq
 local jobs, paused, taken = {}, {}, {}
 
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
-local fence = redis.pcall('HGET', OWN .. 'fence', uid)
-if type(fence) == 'string' and (fence == 'dead' or (tonumber(fence) or 0) >= tonumber(seq)) then
+-- Each lane counts for itself: its calls arrive in their order, but not in that of other lanes.
+local lane, number = string.match(seq, '^(%w-)(%d+)$')
+local fence = redis.pcall('HMGET', OWN .. 'fence', uid, uid .. lane)
+if fence[1] == 'dead' or (tonumber(fence[2]) or 0) >= tonumber(number) then
   return { micros(NOW), 'fenced', {}, {} }
 end
+if lane ~= '' then
+  local any = false
+  for n = 8, #ARGV do any = any or redis.call('EXISTS', OWN .. 'claim:' .. uid .. ':' .. ARGV[n]) == 1 end
+  if not any then return { micros(NOW), 'ok', {}, {} } end
+end
+
+if iso == '' then iso = iso_time(T[1], T[2]) end
 
 local function leased(queue, id)
   local want = id .. ':'
