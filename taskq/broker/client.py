@@ -18,23 +18,24 @@ from redis import exceptions as rexc
 
 from taskq.broker import connect
 from taskq.broker.alink import AsyncLink
+from taskq.broker.answers import (
+    BrokerError,
+    reason_of,
+    run_script,
+    run_script_blocking,
+    value_of,
+)
+from taskq.broker.enqueue import Gathering, accepted, chunks, request
 from taskq.broker.link import SyncLink, pack, pack_all, pack_script
 from taskq.broker.records import Accepted, NewJob
-from taskq.broker.scripts import Script, script
+from taskq.broker.scripts import script
 from taskq.broker.wait import Waits
 from taskq.clock import Clock
-from taskq.errors import BrokerUnavailable, DuplicateJob, TaskQError
+from taskq.errors import BrokerUnavailable
 from taskq.keys import Keys
 from taskq.settings import redact
 
-MAX_JOBS = 1_000
-"""Jobs in one call of the enqueue script (Lua's unpack fails at 8,000)."""
-MAX_BYTES = 4_000_000
-"""Payload in one call of the enqueue script."""
-
-
-class BrokerError(TaskQError):
-    """Redis answered a request of ours with an error; the text is its own."""
+__all__ = ["Broker", "BrokerError", "run_script"]
 
 
 class Broker:
@@ -72,11 +73,11 @@ class Broker:
         if self.source == "default":
             return (
                 f"No Redis at {place} (the default; TASKQ_REDIS_URL and REDIS_URL are not set): "
-                f"{_reason(err)}. Start one, set TASKQ_REDIS_URL, "
+                f"{reason_of(err)}. Start one, set TASKQ_REDIS_URL, "
                 'or run "taskq dev hello.py", which brings its own.'
             )
         origin = "" if self.source == "argument" else f" (from {self.source})"
-        return f"No Redis at {place}{origin}: {_reason(err)}."
+        return f"No Redis at {place}{origin}: {reason_of(err)}."
 
     # -- links ---------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class Broker:
             BrokerError: Redis answered with an error.
         """
         packed = pack(command)
-        return _value(self.link().ask(lambda _resend: packed, 1, self.deadline_s)[0])
+        return value_of(self.link().ask(lambda _resend: packed, 1, self.deadline_s)[0])
 
     def pipe(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Several commands in one round trip, not atomic; error answers stand in the list."""
@@ -152,7 +153,7 @@ class Broker:
         """`call` for asyncio programs."""
         packed = pack(command)
         link = self._loop_links().link
-        return _value((await link.ask(lambda _resend: packed, 1, self.deadline_s))[0])
+        return value_of((await link.ask(lambda _resend: packed, 1, self.deadline_s))[0])
 
     async def apipe(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """`pipe` for asyncio programs."""
@@ -169,7 +170,10 @@ class Broker:
             BrokerUnavailable: no answer before the deadline.
             BrokerError: the script refused.
         """
-        return self._run(script(name), lambda _resend: pack_script(script(name), keys, args))
+        chosen, link = script(name), self.link()
+        return run_script_blocking(
+            link, chosen, lambda _resend: pack_script(chosen, keys, args), self.deadline_s
+        )
 
     async def ascript(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """`script` for asyncio programs."""
@@ -178,15 +182,6 @@ class Broker:
         return await run_script(
             link, chosen, lambda _resend: pack_script(chosen, keys, args), self.deadline_s
         )
-
-    def _run(self, chosen: Script, make: Callable[[bool], bytes]) -> Any:
-        link = self.link()
-        answer = link.ask(make, 1, self.deadline_s)[0]
-        if isinstance(answer, rexc.NoScriptError):
-            load = pack(("SCRIPT", "LOAD", chosen.text))
-            link.ask(lambda _resend: load, 1, self.deadline_s)
-            answer = link.ask(make, 1, self.deadline_s)[0]
-        return _value(answer)
 
     # -- enqueue -------------------------------------------------------------------------
 
@@ -200,30 +195,16 @@ class Broker:
             BrokerUnavailable: no answer before the deadline.
         """
         chosen = script("enqueue")
-        accepted: list[Accepted] = []
+        got: list[Accepted] = []
         for chunk in chunks(jobs):
-            answer = self._run(chosen, self.enqueue_request(chosen, chunk))
-            accepted += _accepted(chunk, answer)
-        return accepted
+            make = request(chosen, self.keys, self.clock.iso(), chunk)
+            answer = run_script_blocking(self.link(), chosen, make, self.deadline_s)
+            got += accepted(chunk, answer)
+        return got
 
     async def aenqueue(self, jobs: Sequence[NewJob]) -> list[Accepted]:
         """`enqueue` for asyncio programs; calls made at the same time share round trips."""
-        return await self._loop_links().enqueue(jobs)
-
-    def enqueue_request(self, chosen: Script, jobs: Sequence[NewJob]) -> Callable[[bool], bytes]:
-        """The enqueue script's request for one chunk, made anew for a resend."""
-        iso = self.clock.iso()
-
-        def make(resend: bool) -> bytes:
-            args: list[Any] = [
-                "EVALSHA", chosen.sha, 2, self.keys.prefix, self.keys.own,
-                "1" if resend else "0", iso,
-            ]  # fmt: skip
-            for job in jobs:
-                job.append_to(args)
-            return pack(tuple(args))
-
-        return make
+        return await self._loop_links().gathering.enqueue(jobs)
 
     # -- end -----------------------------------------------------------------------------
 
@@ -243,147 +224,15 @@ class Broker:
 
 
 class _LoopLinks:
-    """What one event loop shares: a link for commands, and enqueues waiting to go out together."""
+    """What one event loop shares: a link for commands, and enqueues that go out together."""
 
     def __init__(self, broker: Broker) -> None:
         self.pid = os.getpid()
-        self.broker = broker
         self.link = broker.new_alink()
-        self._waiting: list[tuple[Sequence[NewJob], asyncio.Future[list[Accepted]]]] = []
-        self._sender: asyncio.Task[None] | None = None
+        self.gathering = Gathering(self._send)
+        self._broker = broker
 
-    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Accepted]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Accepted]] = loop.create_future()
-        self._waiting.append((jobs, future))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send_all())
-        return await future
-
-    async def _send_all(self) -> None:
-        try:
-            while self._waiting:
-                calls, self._waiting = self._waiting, []
-                together: list[tuple[Sequence[NewJob], asyncio.Future[list[Accepted]]]] = []
-                size = 0
-                for call in calls:
-                    if together and size + len(call[0]) > MAX_JOBS:
-                        await self._send(together)
-                        together, size = [], 0
-                    together.append(call)
-                    size += len(call[0])
-                if together:
-                    await self._send(together)
-        finally:
-            self._sender = None
-
-    async def _send(
-        self, calls: list[tuple[Sequence[NewJob], asyncio.Future[list[Accepted]]]]
-    ) -> None:
-        jobs = [job for call in calls for job in call[0]]
-        try:
-            accepted = await self._send_jobs(jobs)
-        except (DuplicateJob, BrokerError) as err:
-            if len(calls) > 1:  # one caller's bad job must not fail its neighbours
-                for call in calls:
-                    await self._send([call])
-            else:
-                _set(calls[0][1], error=err)
-            return
-        except Exception as err:  # noqa: BLE001 (handed to every caller)
-            for _jobs, future in calls:
-                _set(future, error=err)
-            return
-        position = 0
-        for call_jobs, future in calls:
-            _set(future, accepted[position : position + len(call_jobs)])
-            position += len(call_jobs)
-
-    async def _send_jobs(self, jobs: list[NewJob]) -> list[Accepted]:
-        chosen = script("enqueue")
-        accepted: list[Accepted] = []
-        for chunk in chunks(jobs):
-            make = self.broker.enqueue_request(chosen, chunk)
-            answer = await run_script(self.link, chosen, make, self.broker.deadline_s)
-            accepted += _accepted(chunk, answer)
-        return accepted
-
-
-async def run_script(
-    link: AsyncLink,
-    chosen: Script,
-    make: Callable[[bool], bytes],
-    deadline_s: float,
-    *,
-    once: bool = False,
-) -> Any:
-    """Run a script on a link, loading it where the server does not know it yet.
-
-    Args:
-        link: carries it.
-        chosen: the script.
-        make: gives the packed request; its argument says whether this is a resend.
-        deadline_s: seconds until giving up.
-        once: a lost answer is an error instead of a resend.
-    """
-    answer = (await link.ask(make, 1, deadline_s, once=once))[0]
-    if isinstance(answer, rexc.NoScriptError):
-        load = pack(("SCRIPT", "LOAD", chosen.text))
-        await link.ask(lambda _resend: load, 1, deadline_s)
-        answer = (await link.ask(make, 1, deadline_s, once=once))[0]
-    return _value(answer)
-
-
-def chunks(jobs: Sequence[NewJob]) -> list[Sequence[NewJob]]:
-    """Cut a batch into pieces that one script call takes."""
-    if len(jobs) == 1:
-        return [jobs]
-    out: list[Sequence[NewJob]] = []
-    start = size = 0
-    for i, job in enumerate(jobs):
-        if i > start and (i - start >= MAX_JOBS or size + len(job.data) > MAX_BYTES):
-            out.append(jobs[start:i])
-            start, size = i, 0
-        size += len(job.data)
-    if start < len(jobs):
-        out.append(jobs[start:])
-    return out
-
-
-def _accepted(jobs: Sequence[NewJob], answer: Any) -> list[Accepted]:
-    if isinstance(answer, bytes):
-        job_id = answer.partition(b":")[2].decode()
-        raise DuplicateJob(
-            f"Job id {job_id!r} belongs to another job that has not ended. "
-            "Choose another job_id, or wait for it. Nothing was enqueued."
-        )
-    return [
-        Accepted(job.id, True) if (got := raw.decode()) == job.id else Accepted(got, False)
-        for job, raw in zip(jobs, answer, strict=True)
-    ]
-
-
-def _set(future: asyncio.Future[Any], value: Any = None, error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)
-
-
-def _value(answer: Any) -> Any:
-    if isinstance(answer, rexc.NoPermissionError):
-        raise BrokerError(f"Redis refused it for this user: {answer}")
-    if isinstance(answer, rexc.RedisError):
-        raise BrokerError(f"Redis answered with an error: {answer}")
-    return answer
-
-
-def _reason(err: Exception) -> str:
-    text = str(err).strip().rstrip(".")
-    if "Connection refused" in text or isinstance(err, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(err, rexc.TimeoutError) or "imed out" in text:
-        return "no answer in time; whether the last request was carried out is not known"
-    return text or type(err).__name__
+    async def _send(self, jobs: Sequence[NewJob]) -> Any:
+        chosen, broker = script("enqueue"), self._broker
+        make = request(chosen, broker.keys, broker.clock.iso(), jobs)
+        return await run_script(self.link, chosen, make, broker.deadline_s)

@@ -1,0 +1,81 @@
+"""What Redis answered: a value, or an error in words; a script it does not know is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis import exceptions as rexc
+
+from taskq.broker.alink import AsyncLink
+from taskq.broker.link import SyncLink, pack
+from taskq.broker.scripts import Script
+from taskq.errors import TaskQError
+
+
+class BrokerError(TaskQError):
+    """Redis answered a request of ours with an error; the text is its own."""
+
+
+def value_of(answer: Any) -> Any:
+    """The answer itself.
+
+    Raises:
+        BrokerError: it is an error.
+    """
+    if isinstance(answer, rexc.NoPermissionError):
+        raise BrokerError(f"Redis refused it for this user: {answer}")
+    if isinstance(answer, rexc.RedisError):
+        raise BrokerError(f"Redis answered with an error: {answer}")
+    return answer
+
+
+def reason_of(err: Exception) -> str:
+    """Why Redis could not be reached, in a few words."""
+    text = str(err).strip().rstrip(".")
+    if "Connection refused" in text or isinstance(err, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(err, rexc.TimeoutError) or "imed out" in text:
+        return "no answer in time; whether the last request was carried out is not known"
+    return text or type(err).__name__
+
+
+async def run_script(
+    link: AsyncLink,
+    chosen: Script,
+    make: Callable[[bool], bytes],
+    deadline_s: float,
+    *,
+    once: bool = False,
+) -> Any:
+    """Run a script on a link, loading it where the server does not know it yet.
+
+    Args:
+        link: carries it.
+        chosen: the script.
+        make: gives the packed request; its argument says whether this is a resend.
+        deadline_s: seconds until giving up.
+        once: a lost answer is an error instead of a resend.
+
+    Raises:
+        BrokerUnavailable: no answer before the deadline.
+        BrokerError: the script refused.
+    """
+    answer = (await link.ask(make, 1, deadline_s, once=once))[0]
+    if isinstance(answer, rexc.NoScriptError):
+        load = pack(("SCRIPT", "LOAD", chosen.text))
+        await link.ask(lambda _resend: load, 1, deadline_s)
+        answer = (await link.ask(make, 1, deadline_s, once=once))[0]
+    return value_of(answer)
+
+
+def run_script_blocking(
+    link: SyncLink, chosen: Script, make: Callable[[bool], bytes], deadline_s: float
+) -> Any:
+    """`run_script` on a blocking link."""
+    answer = link.ask(make, 1, deadline_s)[0]
+    if isinstance(answer, rexc.NoScriptError):
+        load = pack(("SCRIPT", "LOAD", chosen.text))
+        link.ask(lambda _resend: load, 1, deadline_s)
+        answer = link.ask(make, 1, deadline_s)[0]
+    return value_of(answer)
