@@ -3,28 +3,26 @@
 What a stock RQ worker understands goes into RQ's own fields: `retries_left` and
 `retry_intervals` (seconds before each retry). The rest, jitter and the choice of
 exceptions, goes into `tq_retry`, which a stock worker does not read: it retries after
-every exception and without jitter.
+every exception and without jitter. At the first retry `tq_retries` keeps how many there
+were, for who runs the job once more by hand.
 
-Exceptions are kept as dotted names and matched by name against the classes that an
-exception inherits from. Nothing is imported.
+Exceptions are kept as dotted names (`exc_names`).
 """
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
 
 from taskq.errors import ConfigError
+from taskq.exc_names import ExceptionRef, given_names, is_among
 
 Backoff = Literal["fixed", "linear", "exponential"] | Callable[[int], float]
-ExceptionRef = type[BaseException] | str
 
 _GROWING: dict[str, Callable[[float, int], float]] = {
     "linear": lambda base, attempt: base * attempt,
@@ -115,8 +113,8 @@ class Retry:
         if type(jitter) is not bool:
             raise TypeError(f"Retry: jitter is {jitter!r}: True or False is allowed.")
         put(self, "jitter", jitter)
-        put(self, "on", _names("on", on))
-        put(self, "never_on", _names("never_on", never_on))
+        put(self, "on", given_names("on", on))
+        put(self, "never_on", given_names("never_on", never_on))
         if backoff in _GROWING and self.base > self.cap:
             raise ConfigError(
                 f"Retry: base ({self.base:g} s) is above cap ({self.cap:g} s). Raise cap."
@@ -168,9 +166,9 @@ class Retry:
             exc_type_names: dotted names of its class and of all that it inherits from
                 (`class_names`).
         """
-        if self.never_on and _is_among(exc_type_names, self.never_on):
+        if self.never_on and is_among(exc_type_names, self.never_on):
             return False
-        return not self.on or _is_among(exc_type_names, self.on)
+        return not self.on or is_among(exc_type_names, self.on)
 
     def intervals(self) -> list[float]:
         """RQ's `retry_intervals`: seconds before each retry, whole ones as int.
@@ -233,15 +231,6 @@ class Retry:
         return str(getattr(self.backoff, "__name__", type(self.backoff).__name__))
 
 
-def class_names(kind: type[BaseException]) -> list[str]:
-    """Dotted names of an exception's class and of all that it inherits from, nearest first."""
-    return [_dotted(one) for one in kind.__mro__ if issubclass(one, BaseException)]
-
-
-def _dotted(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _count(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"Retry: max is {value!r}: a whole number is allowed.")
@@ -268,52 +257,3 @@ def _seconds(what: str, value: object) -> float:
     if not 0 <= value <= _LONGEST_S:  # also false for NaN
         raise ConfigError(f"{what} is {value} s: 0 to {_LONGEST_S:.0f} (ten years) is allowed.")
     return float(value)
-
-
-def _names(setting: str, given: object) -> tuple[str, ...]:
-    """Dotted names for exception classes, one or several."""
-    if isinstance(given, (str, type)):
-        given = (given,)
-    if not isinstance(given, Sequence):
-        raise TypeError(f"Retry: {setting} is {given!r}: exception classes or names are allowed.")
-    return tuple(_name(setting, one) for one in given)
-
-
-def _name(setting: str, given: object) -> str:
-    if isinstance(given, type) and issubclass(given, BaseException):
-        return _dotted(given)
-    if not isinstance(given, str):
-        raise TypeError(
-            f"Retry: {setting} has {given!r}: an exception class or a dotted name is allowed."
-        )
-    if not all(part.isidentifier() or part == "<locals>" for part in given.split(".")):
-        raise ConfigError(f"Retry: {setting} has {given!r}, which is no dotted name.")
-    module, _, name = given.rpartition(".")
-    # Names that other names stand for (IOError, asyncio.TimeoutError) are followed where
-    # the module is there anyway.
-    loaded = sys.modules.get(module) if module else builtins
-    found = getattr(loaded, name, None)
-    if isinstance(found, type) and issubclass(found, BaseException):
-        return _dotted(found)
-    if not module:
-        raise ConfigError(
-            f"Retry: {setting} has {given!r}, which is no built-in exception: write the class, "
-            f'or its dotted name ("package.module.{given}").'
-        )
-    return given
-
-
-def _is_among(found: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Tell whether one of the classes found is wanted.
-
-    `requests.ConnectionError` also means `requests.exceptions.ConnectionError`: packages
-    offer their exceptions further up than they define them.
-    """
-    for want in wanted:
-        if want in found:
-            return True
-        package, _, name = want.rpartition(".")
-        start, end = f"{package}.", f".{name}"
-        if any(one.startswith(start) and one.endswith(end) for one in found):
-            return True
-    return False

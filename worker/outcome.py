@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskq.errors import TaskQError, TaskTimeout
+from taskq.exc_names import class_names
 from taskq.retry import Retry, RetryLater
 from taskq.worker import items
 from taskq.worker.claim import YEAR_S
@@ -81,11 +82,6 @@ def _pickled(value: Any) -> bytes:
         return pickle.dumps("Unserializable return value", protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def names_of(kind: type[BaseException]) -> list[str]:
-    """Dotted names of an exception class and its bases, nearest first."""
-    return [f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__ if c is not object]
-
-
 def failure_item(claim: Claim, err: BaseException) -> Item:
     """The settle item of a job that raised: a retry, or its end. Never raises itself."""
     try:
@@ -104,7 +100,7 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
     left = int(_safe_number(claim, b"retries_left"))
     if left > 0:
         policy = _policy(claim)
-        if policy is None or policy.matches(names_of(_kind(err))):
+        if policy is None or policy.matches(class_names(_kind(err))):
             delay = _interval(claim, left)
             if policy is not None:
                 delay = policy.jittered(delay)

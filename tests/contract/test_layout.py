@@ -25,7 +25,7 @@ else:
 
 INNER_FIRST = """
     errors clock states settings keys ids
-    serializers retry
+    serializers exc_names retry
     terminal logs
     broker
     context

@@ -17,7 +17,8 @@ import pytest
 from rq.job import Retry as RqRetry
 
 from taskq.errors import ConfigError, TaskTimeout
-from taskq.retry import Retry, RetryLater, class_names
+from taskq.exc_names import class_names
+from taskq.retry import Retry, RetryLater
 
 
 class ShopError(Exception):
@@ -324,3 +325,15 @@ def test_class_names_are_nearest_first() -> None:
         "builtins.Exception",
         "builtins.BaseException",
     ]
+
+
+def test_a_mixin_can_be_named() -> None:
+    class Passing:
+        pass
+
+    class Busy(Passing, OSError):
+        pass
+
+    name = f"{__name__}.test_a_mixin_can_be_named.<locals>.Passing"
+    assert matches(Retry(1, on=(name,)), Busy)
+    assert not matches(Retry(1, on=(name,)), OSError)
