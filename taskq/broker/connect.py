@@ -8,25 +8,27 @@ which doubled jobs in trials. Our own links resend, and only what is idempotent.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.asyncio as aredis
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import SentinelConnectionPool
 
+from taskq.broker import sentinel
 from taskq.errors import ConfigError
 
 # redis-py has types for some of what it exports, in some versions
 _parse_url: Any = parse_url
-_Sentinel: Any = Sentinel
-_AsyncSentinel: Any = AsyncSentinel
+_SentinelPool: Any = SentinelConnectionPool
+_AsyncSentinelPool: Any = AsyncSentinelConnectionPool
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 _CONNECT_TIMEOUT_S = 5.0
+_MASTER_TIMEOUT_S = 2.0
+"""Sentinels may name a master that has just died: a second try fits into a caller's deadline."""
 
 
 def check_url(url: str) -> None:
@@ -43,41 +45,16 @@ def check_url(url: str) -> None:
             "or redis+sentinel://host:26379,host:26379/service/0."
         )
     try:
-        if scheme == "redis+sentinel":
-            _sentinel_parts(url)
+        if _is_sentinel(url):
+            sentinel.parse(url)
         else:
             _parse_url(url)
     except ValueError as err:
         raise ConfigError(f"The Redis URL is wrong: {err}.") from err
 
 
-def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Hosts, service name and connection options of a redis+sentinel URL."""
-    parts = urlsplit(url)
-    path = [p for p in parts.path.split("/") if p]
-    if not path:
-        raise ValueError(
-            "redis+sentinel:// needs the service: redis+sentinel://host:26379/mymaster/0"
-        )
-    if len(path) > 1 and not path[1].isdigit():
-        raise ValueError(f"database {path[1]!r} is not a number")
-    login, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    options: dict[str, Any] = {"db": int(path[1]) if len(path) > 1 else 0}
-    if user:
-        options["username"] = unquote(user)
-    if password:
-        options["password"] = unquote(password)
-    query = {k: v[-1] for k, v in parse_qs(parts.query).items()}
-    if "sentinel_password" in query:
-        options["sentinel_kwargs"] = {"password": query["sentinel_password"]}
-    nodes: list[tuple[str, int]] = []
-    for host in hosts.split(","):
-        name, _, port = host.partition(":")
-        if not name or (port and not port.isdigit()):
-            raise ValueError(f"{host!r} is no host:port")
-        nodes.append((name, int(port or 26379)))
-    return nodes, path[0], options
+def _is_sentinel(url: str) -> bool:
+    return url.startswith(f"{sentinel.SCHEME}://")
 
 
 def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
@@ -89,13 +66,12 @@ def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
         "protocol": 2,
         "max_connections": 10_000,
     }
-    if url.startswith("redis+sentinel://"):
-        nodes, service, extra = _sentinel_parts(url)
-        sentinel_kwargs = {"socket_timeout": _CONNECT_TIMEOUT_S, **extra.pop("sentinel_kwargs", {})}
-        sentinel = _Sentinel(nodes, sentinel_kwargs=sentinel_kwargs)
-        pool: redis.ConnectionPool = sentinel.master_for(
-            service, **options, **extra
-        ).connection_pool
+    if _is_sentinel(url):
+        service = sentinel.parse(url)
+        options |= {"socket_connect_timeout": _MASTER_TIMEOUT_S, **service.options}
+        pool: redis.ConnectionPool = _SentinelPool(
+            service.name, sentinel.Sentinels(service), **options
+        )
         return pool
     if url.startswith("unix:"):
         del options["socket_connect_timeout"]
@@ -111,13 +87,12 @@ def async_pool(url: str) -> aredis.ConnectionPool:
         "protocol": 2,
         "max_connections": 10_000,
     }
-    if url.startswith("redis+sentinel://"):
-        nodes, service, extra = _sentinel_parts(url)
-        sentinel_kwargs = {"socket_timeout": _CONNECT_TIMEOUT_S, **extra.pop("sentinel_kwargs", {})}
-        sentinel = _AsyncSentinel(nodes, sentinel_kwargs=sentinel_kwargs)
-        pool: aredis.ConnectionPool = sentinel.master_for(
-            service, **options, **extra
-        ).connection_pool
+    if _is_sentinel(url):
+        service = sentinel.parse(url)
+        options |= {"socket_connect_timeout": _MASTER_TIMEOUT_S, **service.options}
+        pool: aredis.ConnectionPool = _AsyncSentinelPool(
+            service.name, sentinel.AsyncSentinels(service), **options
+        )
         return pool
     return aredis.ConnectionPool.from_url(url, **options)
 
