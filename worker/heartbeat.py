@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskq.broker.client import run_script
+from taskq.broker.client import BrokerError, run_script
 from taskq.broker.link import pack_all, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
@@ -140,7 +140,7 @@ async def every(period_s: float, step: Callable[[], Any], what: str) -> None:
     while True:
         try:
             await step()
-        except BrokerUnavailable as err:
+        except (BrokerUnavailable, BrokerError) as err:
             log.warning("%s not possible now: %s", what, err)
         except Exception:
             log.exception("%s failed; it is tried again", what)

@@ -116,5 +116,5 @@ class Presence:
         try:
             await heartbeat.release(self._broker, self._link, self._me.uid, "bye", self._story)
             await heartbeat.unregister(self._broker, self._link, self._me)
-        except BrokerUnavailable as err:
+        except (BrokerUnavailable, BrokerError) as err:
             log.warning("Could not take leave: %s", err)

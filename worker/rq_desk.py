@@ -17,7 +17,7 @@ from rq.rate_limit import RateLimitRegistry
 from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.serializers import DefaultSerializer
 
-from taskq.broker.link import backoff_s
+from taskq.broker.link import backoff_s, is_refusal
 from taskq.errors import PayloadError
 from taskq.worker.claim import YEAR_S
 from taskq.worker.outcome import describe
@@ -218,6 +218,7 @@ class _Settling:
         except _OUTAGES:
             raise
         except Exception as err:
+            _raise_if_refused(err)
             if self._committed():
                 log.warning("RQ's code after the end of job %s: %s", self._claim.id, err)
                 return False  # the next step does what follows
@@ -274,11 +275,18 @@ class _Settling:
             self._end.follow()
         except _OUTAGES:
             raise
-        except Exception:
+        except Exception as err:
+            _raise_if_refused(err)
             log.exception("RQ's code after the end of job %s failed", self._claim.id)
         self._tidy()
         self._end.tell()
 
     def _tidy(self) -> None:
-        with contextlib.suppress(*_OUTAGES):  # it carries a TTL
+        with contextlib.suppress(rexc.RedisError, OSError):  # it carries a TTL
             self._desk.connection.delete(self._fence.mark)
+
+
+def _raise_if_refused(err: Exception) -> None:
+    """A server that takes no writes (full disk, no replicas) is an outage, not the job's fault."""
+    if isinstance(err, rexc.ResponseError) and is_refusal(err):
+        raise rexc.ConnectionError(str(err)) from err

@@ -16,7 +16,7 @@ from typing import Any
 from redis import exceptions as rexc
 
 from taskq.broker import connect
-from taskq.broker.link import FINAL, PASSING, backoff_s
+from taskq.broker.link import FINAL, PASSING, backoff_s, is_passing
 from taskq.errors import BrokerUnavailable
 
 _TOGETHER = 200
@@ -189,9 +189,9 @@ class AsyncLink:
     async def _read(connection: Any) -> Any:
         try:
             return await connection.read_response(disable_decoding=True)
-        except (rexc.ReadOnlyError, rexc.TryAgainError, rexc.BusyLoadingError):
-            raise
         except rexc.ResponseError as err:
+            if is_passing(err):
+                raise rexc.ConnectionError(str(err)) from err
             return err
 
     def _broken(self, err: Exception) -> None:

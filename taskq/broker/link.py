@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -29,6 +30,24 @@ PASSING = (
 
 FINAL = (rexc.AuthenticationError, rexc.AuthorizationError, rexc.NoPermissionError)
 """Connection errors that no waiting mends: a wrong password stays wrong."""
+
+
+_PASSING_REPLY = re.compile(
+    "(?:^|: -)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED) "
+)
+"""Error replies that mean: not now, or not here. Redis 6 puts those of a script's commands behind
+the script's own words."""
+_PASSING_REPLIES = (rexc.ReadOnlyError, rexc.TryAgainError, rexc.ClusterDownError)
+
+
+def is_passing(reply: rexc.ResponseError) -> bool:
+    """Whether an error reply only means: not now, or ask the master."""
+    return isinstance(reply, _PASSING_REPLIES) or _PASSING_REPLY.search(str(reply)) is not None
+
+
+def is_refusal(reply: rexc.ResponseError) -> bool:
+    """Whether an error reply says nothing about the request: the server takes no writes now."""
+    return is_passing(reply) or "MISCONF " in str(reply)[:200]
 
 
 def backoff_s(attempt: int) -> float:
@@ -101,9 +120,9 @@ class SyncLink:
     def _read(connection: Any) -> Any:
         try:
             return connection.read_response(disable_decoding=True)
-        except (rexc.ReadOnlyError, rexc.TryAgainError, rexc.BusyLoadingError):
-            raise
         except rexc.ResponseError as err:
+            if is_passing(err):
+                raise rexc.ConnectionError(str(err)) from err
             return err
 
 

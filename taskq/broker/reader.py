@@ -16,7 +16,7 @@ from typing import Any
 
 from redis import exceptions as rexc
 
-from taskq.broker.link import PASSING, pack_all
+from taskq.broker.link import PASSING, is_passing, pack_all
 from taskq.broker.watch import Command, Conversation, T, converse
 from taskq.errors import BrokerUnavailable
 
@@ -29,7 +29,6 @@ _MIDDLE_S = 5.0
 """Longest silence in the middle of a reply."""
 _LEAST_S = 0.5
 """Time that a new connection gets at least, however short the caller's own is."""
-_PASSING_CODES = ("BUSY ", "UNBLOCKED ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
 
 
 class Reader:
@@ -102,12 +101,6 @@ class Reader:
         if sock is not None and self.pid == os.getpid():
             with suppress(OSError):  # it is closed already
                 sock.shutdown(socket.SHUT_RDWR)
-
-
-def is_passing(error: rexc.ResponseError) -> bool:
-    """Whether an error reply only means: not now."""
-    passing = (rexc.ReadOnlyError, rexc.TryAgainError, rexc.ClusterDownError)
-    return isinstance(error, passing) or str(error).startswith(_PASSING_CODES)
 
 
 class Readers:

@@ -15,10 +15,10 @@ from typing import Any
 
 from redis import exceptions as rexc
 
-from taskq.broker.link import backoff_s, pack_all
+from taskq.broker.link import backoff_s, is_passing, pack_all
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
-from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, is_passing
+from taskq.broker.reader import BREAKS, READ_TIMEOUT_S
 from taskq.broker.wait_thread import Connects
 from taskq.broker.watch import (
     Command,

@@ -8,7 +8,7 @@
 local P, OWN = KEYS[1], KEYS[2]
 local t = redis.call('TIME')
 local now = string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000)
-redis.pcall('DEL', OWN .. 'scratch')      -- so that a server out of memory takes the rest (see lib)
+redis.call('DEL', OWN .. 'scratch')       -- so that a server out of memory takes the rest (see lib)
 
 -- Our own keys: whatever else sits there is in the way.
 local function own(command, key, ...)

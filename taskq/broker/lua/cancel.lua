@@ -11,6 +11,7 @@ local f = redis.pcall('HMGET', key, 'status', 'origin', 'tq_unique', 'failure_tt
 if f.err or not f[1] then return -1 end
 local status, queue = f[1], f[2]
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 0 end
+begin_writing()
 if status == 'started' then
   redis.pcall('HSET', key, 'tq_cancel', '1')
   redis.pcall('PUBLISH', OWN .. 'cancel', id)

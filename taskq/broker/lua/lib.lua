@@ -8,8 +8,9 @@ local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are sc
 local YEAR = 31536000
 local NO_TEXT = 'eJwDAAAAAAE='   -- an empty traceback as RQ stores it
 -- A server out of memory refuses most writes of a script, but only up to its first write that frees memory
--- (or may): after that, all go through. So scripts that must not stop half-way begin with this.
-local function begin_writing() redis.pcall('DEL', OWN .. 'scratch') end
+-- (or may): after that, all go through. So scripts that must not stop half-way begin with this. A server that
+-- takes no write at all (a replica, a master without its replicas, a full disk) ends them here, with its error.
+local function begin_writing() redis.call('DEL', OWN .. 'scratch') end
 
 local function jobkey(id) return P .. ':job:' .. id end
 local function listkey(queue) return P .. ':queue:' .. queue end

@@ -16,7 +16,7 @@ for n = 3, #ARGV do
   if due.err then due = {} end
   local kind = #due > 0 and redis.call('TYPE', lkey).ok or 'none'
   if kind == 'none' or kind == 'list' then
-    if #due > 0 then redis.pcall('DEL', OWN .. 'scratch') end  -- so that a server out of memory takes the rest (see lib)
+    if #due > 0 then redis.call('DEL', OWN .. 'scratch') end  -- so that a server out of memory takes the rest (see lib)
     local tail, out = {}, {}
     for _, id in ipairs(due) do
       local key = P .. ':job:' .. id

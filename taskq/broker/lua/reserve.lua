@@ -108,6 +108,7 @@ local function back(queue, ids)
   end
 end
 
+begin_writing()
 local halt = redis.call('EXISTS', P .. ':suspended') == 1
 for position = 0, #ARGV - 8 do
   local queue = ARGV[position + 8]
