@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timezone
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from taskq.clock import parse_iso
 from taskq.errors import TaskQError
@@ -93,7 +93,14 @@ class JobContext:
         return f"<JobContext {self.id} {self.task} attempt {self.attempt}>"
 
 
-_current: ContextVar[JobContext | None] = ContextVar("taskq_current_job", default=None)
+class HasContext(Protocol):
+    """What runs a job and can say who it is: most jobs never ask, so nothing is made before."""
+
+    @property
+    def context(self) -> JobContext: ...  # noqa: D102 (the class says it)
+
+
+_current: ContextVar[HasContext | None] = ContextVar("taskq_current_job", default=None)
 _RAISE: Any = object()
 
 
@@ -114,7 +121,7 @@ def current_job(default: Any = _RAISE) -> Any:
     """
     job = _current.get()
     if job is not None:
-        return job
+        return job.context
     if default is _RAISE:
         raise TaskQError(
             "current_job() was called outside of a job. Inside a task it gives the job; "
@@ -123,7 +130,7 @@ def current_job(default: Any = _RAISE) -> Any:
     return default
 
 
-def enter(job: JobContext) -> None:
+def enter(job: HasContext) -> None:
     """Make `job` the current one of this thread or asyncio task (for the worker)."""
     _current.set(job)
 

@@ -17,6 +17,7 @@ import redis
 from taskq.broker.client import Broker
 from taskq.broker.records import NewJob
 from taskq.broker.scripts import script
+from taskq.worker.claim import Claim
 
 NO_TEXT = base64.b64encode(zlib.compress(b""))
 REGISTRIES = ("scheduled", "deferred", "wip", "finished", "failed", "canceled")
@@ -72,7 +73,7 @@ class Engine:
             Reserved(
                 position + 1,
                 job_id.decode("utf-8", "surrogateescape"),
-                dict(zip(flat[::2], flat[1::2], strict=True)),
+                Claim(position, "", "", "", flat, 0.0).fields,
                 f"tq{uid}{seq}",
             )
             for position, job_id, flat in jobs

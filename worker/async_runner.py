@@ -74,9 +74,8 @@ class AsyncRunner:
         error: BaseException | None = None
         try:
             self._begin(claim)
-            assert claim.context is not None
             assert claim.fn is not None
-            context.enter(claim.context)
+            context.enter(claim)
             if 0 < claim.deadline < SHORT_LIMIT_S:
                 claim.timer = self._loop.call_later(claim.deadline, self.cancel, claim, "timeout")
             value = await claim.fn(*claim.args, **claim.kwargs)
@@ -112,8 +111,7 @@ class AsyncRunner:
 
     def request_cancel(self, claim: Claim) -> None:
         """Somebody asked for the job to be canceled."""
-        if claim.context is not None:
-            claim.context.cancel_requested = True
+        claim.context.cancel_requested = True
         self.cancel(claim, "cancel")
 
     def check_limits(self, now: float) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from taskq.context import JobContext
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from taskq.context import JobContext
-
-PLAIN_FIELDS = 5
-"""status, created_at, enqueued_at, origin, data."""
+PLAIN = 3
+"""Values that the reserve script gives for a plain job: data, enqueued_at, result_ttl."""
 YEAR_S = 31_536_000
 DEFAULT_TIMEOUT_S = 180.0
 DEFAULT_RESULT_TTL_S = 500
@@ -36,66 +37,74 @@ _FEATURES = frozenset(RQ_FEATURES)
 class Claim:
     """One execution: the job's fields, what runs it, and how far it is.
 
-    `begun_at` (epoch) and `begun_mono` are 0 until its code runs. `why` says who
-    cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
+    Made for each job: what most jobs leave as it is belongs to the class.
+
+    Attributes:
+        fields: of its record, as they were before it was handed out; only `data` and
+            `enqueued_at` (and `result_ttl`) of a plain one.
+        is_plain: the record has only what every job has: all else is the default.
+        result_ttl_s: how long the result is kept; 0: not at all, -1: for ever.
+        begun_at: epoch, 0 until its code runs.
+        begun_mono: the same on the monotonic clock.
+        why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
     """
 
-    __slots__ = (
-        "args",
-        "attempt",
-        "begun_at",
-        "begun_mono",
-        "context",
-        "deadline",
-        "exec_id",
-        "fields",
-        "fn",
-        "id",
-        "is_async",
-        "kwargs",
-        "name",
-        "outcome",
-        "pickled",
-        "position",
-        "queue",
-        "recorded",
-        "reserved_mono",
-        "slot",
-        "special",
-        "task",
-        "timer",
-        "why",
-    )
+    is_plain = False
+    result_ttl_s = DEFAULT_RESULT_TTL_S
+    unique = ""
+    begun_at = 0.0
+    begun_mono = 0.0
+    deadline = 0.0
+    attempt = 1
+    name = ""
+    fn: Callable[..., Any] | None = None
+    args: Any = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    is_async = False
+    special = False
+    recorded = False
+    pickled = False
+    outcome: tuple[Any, BaseException | None] = (None, None)
+    slot = -1
+    why = ""
+    meta: dict[str, Any] | None = None
+    report: Callable[[str, float, float | None, str], None] | None = None
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    _context: JobContext | None = None
 
     def __init__(
         self, position: int, queue: str, job_id: str, exec_id: str, flat: list[bytes], now: float
     ) -> None:
-        """Take a job as the reserve script gives it (flat: field, value, field, value ...)."""
-        it = iter(flat)
-        self.fields: dict[bytes, bytes] = dict(zip(it, it))  # one iterator, twice
+        """Take a job as the reserve script gives it: three values, or field, value, field ..."""
         self.position = position
         self.queue = queue
         self.id = job_id
         self.exec_id = exec_id
         self.reserved_mono = now
-        self.begun_at = 0.0
-        self.begun_mono = 0.0
-        self.deadline = 0.0
-        self.attempt = 1
-        self.name = ""
-        self.fn: Callable[..., Any] | None = None
-        self.args: Any = ()
-        self.kwargs: dict[str, Any] = {}
-        self.is_async = False
-        self.special = False
-        self.recorded = False
-        self.pickled = False
-        self.outcome: tuple[Any, BaseException | None] = (None, None)
-        self.slot = -1
-        self.why = ""
-        self.context: JobContext | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        if len(flat) == PLAIN:
+            self.is_plain = True
+            data, enqueued, result_ttl = flat
+            self.fields = {b"data": data, b"enqueued_at": enqueued}
+            if result_ttl:
+                self.fields[b"result_ttl"] = result_ttl
+        else:
+            it = iter(flat)
+            self.fields = dict(zip(it, it))  # one iterator, twice
+            raw = self.fields.get(b"tq_unique")
+            if raw:
+                self.unique = raw.decode("utf-8", "replace")
+
+    @property
+    def context(self) -> JobContext:
+        """What `current_job()` gives; made when it is asked for."""
+        made = self._context
+        if made is None:
+            made = self._context = JobContext(
+                self.id, self.name, self.queue, self.attempt, self.fields.get(b"enqueued_at"),
+                self.meta, self.report,
+            )  # fmt: skip
+        return made
 
     def number(self, name: bytes, default: float) -> float:
         """A numeric field, or the default where it is absent.
@@ -123,11 +132,6 @@ class Claim:
         return not _FEATURES.isdisjoint(fields) and any(fields.get(name) for name in RQ_FEATURES)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the record has only what every job has: all else is RQ's default."""
-        return len(self.fields) == PLAIN_FIELDS
-
-    @property
     def timeout_s(self) -> float:
         """Time limit of this execution in seconds; 0 means none."""
         raw = self.fields.get(b"tq_timeout") or self.fields.get(b"timeout")
@@ -142,19 +146,18 @@ class Claim:
         return 1 + int(self.number(b"tq_attempts", 0) + self.number(b"tq_crashes", 0))
 
     @property
-    def result_ttl_s(self) -> int:
-        """How long the result is kept; 0: not at all, -1: for ever."""
-        return int(self.number(b"result_ttl", DEFAULT_RESULT_TTL_S))
-
-    @property
     def failure_ttl_s(self) -> int:
         """How long the job is kept when it fails; negative: for ever."""
         return int(self.number(b"failure_ttl", YEAR_S))
 
-    @property
-    def unique(self) -> str:
-        """The lock it holds, or ""."""
-        return self.fields.get(b"tq_unique", b"").decode("utf-8", "replace")
+    def read_result_ttl(self) -> None:
+        """Look for a `result_ttl` of its own.
+
+        Raises:
+            ValueError: it is no number.
+        """
+        if b"result_ttl" in self.fields:
+            self.result_ttl_s = int(self.number(b"result_ttl", DEFAULT_RESULT_TTL_S))
 
     def begin(self) -> None:
         """Its code runs from now on."""

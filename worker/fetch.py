@@ -94,6 +94,11 @@ class Fetcher:
         """A job has ended: there is more room."""
         self._wake.set()
 
+    def unanswered(self) -> set[str]:
+        """Execution ids of calls that may have reserved jobs of which nobody has heard yet."""
+        behind = [watcher.call.seq for watcher in self._watchers if watcher.call is not None]
+        return {f"tq{self._uid}{seq}" for seq in (*self._unheard, *behind)}
+
     async def run(self) -> None:
         """Reserve until `stop`."""
         self._watchers = [

@@ -21,17 +21,14 @@ class Item(NamedTuple):
         unique: the unique lock to let go, or "".
         option: f: ttl in s, after "m" to leave a done-marker; x: ttl in s; else "".
         rest: what the script wants after the job's id.
+        size: bytes of result or traceback.
     """
 
     kind: str
     unique: str
     option: str
     rest: tuple[Any, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of result or traceback."""
-        return len(self.rest[2]) if self.kind in ("f", "x") else 0
+    size: int = 0
 
 
 def finished(
@@ -39,12 +36,13 @@ def finished(
 ) -> Item:
     """The job returned; `value` is base64, empty for None."""
     option = f"m{ttl_s}" if marker else str(ttl_s)
-    return Item("f", unique, option, (f"{started:.6f}", f"{ended:.6f}", value))
+    return Item("f", unique, option, (f"{started:.6f}", f"{ended:.6f}", value), len(value))
 
 
 def failed(started: float, ended: float, text: bytes, error: str, ttl_s: int, unique: str) -> Item:
     """The job ended for good without a result; `text` is zlib and base64, `error` our JSON."""
-    return Item("x", unique, str(ttl_s), (f"{started:.6f}", f"{ended:.6f}", text, error))
+    rest = (f"{started:.6f}", f"{ended:.6f}", text, error)
+    return Item("x", unique, str(ttl_s), rest, len(text))
 
 
 def retried(delay_s: float, *, front: bool = False, left: int | None = None) -> Item:

@@ -116,7 +116,8 @@ class Life:
             claim.special = True  # RQ's way to ask for another try
         if error is None and not claim.special:
             try:
-                item = success_item(claim, value, self._app, young=self._young(claim))
+                young = claim.result_ttl_s == 0 and self._young(claim)
+                item = success_item(claim, value, self._app, young=young)
             except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
                 error = err
         if error is not None:
@@ -145,23 +146,14 @@ class Life:
         seconds: float = 0.0,
     ) -> None:
         """Count and log an end, and settle it."""
-        settler, position = self._settler, claim.position
-        settler.count_end(ok=ok, seconds=seconds)
-        if ok:
-            settler.count(position, "finished")
-        else:
-            settler.count(position, "retried" if item.kind == "r" else "failed")
+        if not ok:
             _log_failure(claim, item, error)
-        ms = int(seconds * 1000)
-        settler.count(position, f"r{ms.bit_length()}")
-        if ms:
-            settler.count(position, "run_ms", ms)
-        settler.add(claim, item)
+        what = "finished" if ok else "retried" if item.kind == "r" else "failed"
+        self._settler.tally.end(claim.position, what, seconds)
+        self._settler.add(claim, item)
 
     def _young(self, claim: Claim) -> bool:
         """Whether its caller may still be sending it again: a marker is left if it is deleted."""
-        if claim.is_plain or claim.fields.get(b"result_ttl") != b"0":
-            return False
         enqueued = claim.fields.get(b"enqueued_at", b"").decode("ascii", "replace")
         return enqueued >= self._clock.iso(self._clock.time() - _YOUNG_S)
 

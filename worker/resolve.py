@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from taskq.context import JobContext
 from taskq.errors import PayloadError, UnknownTask
 from taskq.worker.claim import DEFAULT_TIMEOUT_S
 
@@ -62,36 +61,30 @@ class Resolver:
             self.app.lookup(name)  # raises, naming the nearest
             raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
         claim.args, claim.kwargs = args, kwargs
-        meta = None
-        if claim.is_plain:
-            claim.deadline = DEFAULT_TIMEOUT_S
-        else:
-            meta = self._read_record(claim)
-        claim.context = JobContext(
-            claim.id, name, claim.queue, claim.attempt, claim.fields.get(b"enqueued_at"), meta,
-            self.report,
-        )  # fmt: skip
-
-    def _read_record(self, claim: Claim) -> Any:
-        """What a record may say beyond the five plain fields, checked before any code runs.
-
-        Returns:
-            The job's metadata, or None.
-
-        Raises:
-            PayloadError: a field holds what it must not; the text names it.
-        """
+        claim.report = self.report
         try:
-            claim.deadline = claim.timeout_s
-            claim.attempt = claim.attempt_by_record
-            claim.special = claim.is_special()
-            _ = claim.result_ttl_s, claim.failure_ttl_s  # read to see that they can be
+            claim.read_result_ttl()
+            if claim.is_plain:
+                claim.deadline = DEFAULT_TIMEOUT_S
+            else:
+                self._read_record(claim)
         except ValueError as err:
             raise PayloadError(f"The job's record is broken: {err}.") from err
+
+    def _read_record(self, claim: Claim) -> None:
+        """What a record may say beyond the plain fields, checked before any code runs.
+
+        Raises:
+            ValueError: a field holds what it must not; the text names it.
+            PayloadError: the metadata cannot be read.
+        """
+        claim.deadline = claim.timeout_s
+        claim.attempt = claim.attempt_by_record
+        claim.special = claim.is_special()
+        _ = claim.failure_ttl_s  # read to see that it can be
         raw = claim.fields.get(b"meta")
-        if not raw:
-            return None
-        return self.app.codec.load_value(raw, job_id=claim.id, kind="meta")
+        if raw:
+            claim.meta = self.app.codec.load_value(raw, job_id=claim.id, kind="meta")
 
     def _as_task(self, name: str, instance: Any) -> Task[..., Any] | None:
         """The task of this app that stock RQ pickled as the object to call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from taskq.worker.runners import longest_running_s
+from taskq.worker.runners import held_up, longest_running_s
 from taskq.worker.settings import PAGE, SETTLE_BYTES
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Room:
         for mode, runner in (("thread", self._threads), ("asyncio", self._coroutines)):
             if mode in self._modes:
                 ahead = 0
-                if backlog and not self._runners.held_up(runner, now):
+                if backlog and not held_up(runner, self.pace.average_s, now):
                     ahead = self.pace.lookahead(runner.slots, longest_running_s(runner, now))
                 room = min(room, runner.slots - runner.busy + ahead)
         return room

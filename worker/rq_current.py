@@ -31,7 +31,9 @@ class CurrentJob(Job):
         claim, app, worker = source
         serializer = DefaultSerializer if claim.pickled else app.rq_serializer
         self.__init__(claim.id, _client(app.broker), serializer)  # type: ignore[misc]
-        self.restore(claim.fields)
+        # a plain job's record says both at once; else what is there counts
+        made = claim.fields.get(b"enqueued_at", b"")
+        self.restore({b"created_at": made, **claim.fields})
         self._status = JobStatus.STARTED  # the fields are those from before it was handed out
         self.worker_name = worker
         self.origin = claim.queue

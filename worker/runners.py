@@ -97,25 +97,12 @@ class Runners:
             return
         keep = len(waiting)
         longest_s = longest_running_s(runner, now)
-        if now - waiting[0].reserved_mono > UNBEGUN_S or self.held_up(runner, now):
+        if now - waiting[0].reserved_mono > UNBEGUN_S or held_up(runner, self._pace.average_s, now):
             keep = 0
         elif longest_s > LOOKAHEAD_S:
             keep = int(runner.slots * LOOKAHEAD_S / longest_s)
         for claim in reversed(waiting[keep:]):
             self.give_back(claim)
-
-    def held_up(self, runner: ThreadRunner | AsyncRunner, now: float) -> bool:
-        """Whether jobs longer than usual have all slots of a runner, so that no other begins."""
-        running = runner.running
-        if len(running) < runner.slots:
-            return False
-        if longest_running_s(runner, now) < self._pace.average_s + HELD_UP_S:
-            return False
-        try:
-            last = next(reversed(running.values()), None)  # dicts keep order
-        except RuntimeError:  # a thread began or ended a job at this moment
-            return False
-        return last is not None and 0 < last.begun_mono < now - HELD_UP_S
 
     def give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
@@ -167,3 +154,15 @@ def longest_running_s(runner: ThreadRunner | AsyncRunner, now: float) -> float:
     except RuntimeError:  # a thread began or ended a job at this moment
         return 0.0
     return now - first.begun_mono if first is not None and first.begun_mono else 0.0
+
+
+def held_up(runner: ThreadRunner | AsyncRunner, average_s: float, now: float) -> bool:
+    """Whether jobs longer than usual have all slots of a runner, so that no other begins."""
+    running = runner.running
+    if len(running) < runner.slots or longest_running_s(runner, now) < average_s + HELD_UP_S:
+        return False
+    try:
+        last = next(reversed(running.values()), None)  # dicts keep order
+    except RuntimeError:  # a thread began or ended a job at this moment
+        return False
+    return last is not None and 0 < last.begun_mono < now - HELD_UP_S

@@ -26,6 +26,7 @@ from taskq.worker.rq_door import Door
 from taskq.worker.runners import Runners
 from taskq.worker.settings import BEAT_S, Identity
 from taskq.worker.settle import Settler
+from taskq.worker.strays import Hands, Strays
 from taskq.worker.suspects import Suspects
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Runtime:
         me = Identity.of(settings, uid)
         self.name = me.name
         broker = app.broker
-        self._links = [broker.new_alink() for _ in range(3)]
+        self._links = [broker.new_alink() for _ in range(2)] + [broker.new_alink(self._link_state)]
         fetch_link, settle_link, link = self._links
 
         self._door = Door(app, me, self._wake, self._out)
@@ -88,6 +89,7 @@ class Runtime:
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
         self._listener = Listener(broker, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
+        self._strays = Strays(broker, link, me, self._hands)
 
     @property
     def jobs(self) -> int:
@@ -116,6 +118,7 @@ class Runtime:
         services = (
             heartbeat.every(BEAT_S, self._presence.beat, "Heartbeat"),
             heartbeat.every(BEAT_S, self._presence.sweep, "Sweep"),
+            heartbeat.every(BEAT_S, self._strays.look, "Comparing what is in hand"),
             self._promoter.run(),
             self._listener.run(),
             self._tick(),
@@ -209,6 +212,17 @@ class Runtime:
             self.stop("burst")
         elif self._runners.stuck:
             self.stop("stuck")
+
+    def _link_state(self, err: Exception | None) -> None:
+        if err is None:
+            self._strays.suspect()
+
+    def _hands(self) -> Hands:
+        """All that this worker knows of, wherever it is."""
+        jobs = self.settler.job_ids() | self._suspects.job_ids() | self._door.inside
+        for runner in (self._runners.threads, self._runners.coroutines):
+            jobs.update([*runner.waiting], [*runner.running])
+        return Hands(jobs, self._fetcher.unanswered())
 
     def _runner_of(self, claim: Claim) -> ThreadRunner | AsyncRunner:
         return self._runners.of(claim)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from taskq.worker import items
 from taskq.worker.claim import YEAR_S
 from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import PAGE
+from taskq.worker.tally import Tally
 
 if TYPE_CHECKING:
     from taskq.broker import Broker
@@ -67,9 +67,7 @@ class Settler:
         self._settled = settled
         self._items: list[tuple[Claim, Item]] = []
         self._task: asyncio.Task[None] | None = None
-        self._finished = self._failed = 0
-        self._work_s = 0.0
-        self._counts: Counter[tuple[int, str]] = Counter()
+        self.tally = Tally()
         self._page = PAGE
         self.bytes = 0
         self.lost = 0
@@ -81,22 +79,14 @@ class Settler:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def count(self, position: int, field: str, n: int = 1) -> None:
-        """Add to a queue's statistics; sent with the next batch."""
-        self._counts[position, field] += n
-
-    def count_end(self, *, ok: bool, seconds: float) -> None:
-        """Add to the worker's own counters, as `rq info` shows them."""
-        if ok:
-            self._finished += 1
-        else:
-            self._failed += 1
-        self._work_s += seconds
-
     @property
     def pending(self) -> int:
         """Jobs that have ended and are not settled yet."""
         return len(self._items)
+
+    def job_ids(self) -> set[str]:
+        """Ids of those jobs."""
+        return {claim.id for claim, _item in self._items}
 
     async def drain(self) -> None:
         """Wait until everything is settled."""
@@ -149,14 +139,12 @@ class Settler:
         return self._items[:n]
 
     async def _send(self, batch: list[tuple[Claim, Item]]) -> None:
+        # what cannot be sent is counted with the next batch
+        counted, self.tally = self.tally, Tally()
         args: list[Any] = [
             self._worker, self._broker.clock.iso(),
-            self._finished, self._failed, f"{self._work_s:.6f}" if self._work_s else "0",
-            len(self._queues), *self._queues, len(self._counts),
+            *counted.totals(), len(self._queues), *self._queues, *counted.fields(),
         ]  # fmt: skip
-        for (position, field), n in self._counts.items():
-            args += (position, field, n)
-        counted = (self._finished, self._failed, self._work_s, dict(self._counts))
         jobs, order = pack_items(batch)
         args += jobs
         keys = [self._broker.keys.prefix, self._broker.keys.own]
@@ -168,8 +156,11 @@ class Settler:
             resent = resent or resend
             return pack_script(chosen, keys, args)
 
-        answer = await run_script(self._link, chosen, make, PATIENCE_S)
-        self._subtract(*counted)
+        try:
+            answer = await run_script(self._link, chosen, make, PATIENCE_S)
+        except BaseException:
+            self.tally.add(counted)
+            raise
         del self._items[: len(batch)]
         for place, code in zip(order, answer, strict=True):
             claim, item = batch[place]
@@ -180,15 +171,6 @@ class Settler:
             if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)
             self._settled(claim)
-
-    def _subtract(
-        self, finished: int, failed: int, work_s: float, counts: dict[tuple[int, str], int]
-    ) -> None:
-        self._finished -= finished
-        self._failed -= failed
-        self._work_s = max(self._work_s - work_s, 0.0)
-        self._counts.subtract(counts)
-        self._counts = +self._counts
 
     def _say_lost(self, claim: Claim, item: Item) -> None:
         self.lost += 1

@@ -34,6 +34,10 @@ class Suspects:
         """Those that have not begun."""
         return len(self._waiting)
 
+    def job_ids(self) -> set[str]:
+        """Ids of those."""
+        return {claim.id for claim in self._waiting}
+
     def add(self, claim: Claim) -> None:
         """Run a job when it is its turn."""
         self._waiting.append(claim)

@@ -125,9 +125,8 @@ class ThreadRunner:
         arrived = False
         try:
             self._begin(claim)
-            assert claim.context is not None
             assert claim.fn is not None
-            context.enter(claim.context)
+            context.enter(claim)
             with slot.lock:
                 slot.fired = False
                 slot.claim = claim
@@ -221,8 +220,7 @@ class ThreadRunner:
 
     def request_cancel(self, claim: Claim) -> None:
         """Tell a running job that it should stop; its code has to look (`cancel_requested`)."""
-        if claim.context is not None:
-            claim.context.cancel_requested = True
+        claim.context.cancel_requested = True
 
     def stop(self) -> None:
         """Let idle threads end."""

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from taskq.context import JobContext
 from taskq.worker.begun import BegunTable
 from taskq.worker.claim import Claim
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
 from taskq.worker.outcome import Interrupted, TimeLimit, failure_item
 from taskq.worker.pace import Pace
 from taskq.worker.room import Room
+from taskq.worker.runners import Runners, held_up
 from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
+from taskq.worker.tally import Tally
 from taskq.worker.thread_runner import ThreadRunner
 from tests.support import until
 
@@ -29,7 +30,6 @@ def claim_of(
     flat = [part for name, value in fields.items() for part in (name.encode(), value)]
     made = Claim(1, "default", job_id, "tqaaaaaaaa1", flat, time.monotonic())
     made.fn, made.deadline, made.name = fn, deadline, "task"
-    made.context = JobContext(job_id, "task", "default")
     return made
 
 
@@ -141,6 +141,86 @@ def test_room_looks_ahead_only_into_a_backlog_of_short_jobs():
     long_one.begun_mono = time.monotonic() - 60
     parts.threads.running["x"] = long_one
     assert parts.room.wanted(backlog=True) == 0
+
+
+def test_room_takes_nothing_ahead_while_long_ones_have_all_slots():
+    parts = Parts({"asyncio"})
+    now = time.monotonic()
+    for name in "abc":
+        one = claim_of()
+        one.begun_mono = now - 0.2
+        parts.coroutines.running[name] = one
+    parts.coroutines.busy = 3
+    parts.pace.average_s = 0.3
+    assert not held_up(parts.coroutines, parts.pace.average_s, now)  # they end soon
+    parts.pace.average_s = 0.001
+    assert held_up(parts.coroutines, parts.pace.average_s, now)
+    assert parts.room.wanted(backlog=True) == 0
+    parts.coroutines.running["c"].begun_mono = now - 0.01
+    assert not held_up(parts.coroutines, parts.pace.average_s, now)  # one slot goes on
+    del parts.coroutines.running["c"]
+    assert not held_up(parts.coroutines, parts.pace.average_s, now)
+
+
+class Settled:
+    """Notes what is given back."""
+
+    def __init__(self) -> None:
+        self.back: list[str] = []
+
+    def add(self, claim: Claim, item: Any) -> None:
+        assert item is GIVEN_BACK
+        self.back.append(claim.id)
+
+
+@pytest.mark.parametrize(
+    ("began", "reserved", "keeps"),
+    [
+        ([0.01, 0.01], 0.01, 4),  # short ones, soon over
+        ([0.06, 0.06], 0.06, 0),  # long ones everywhere
+        ([0.06, 0.01], 0.06, 1),  # 2 slots begin 1.7 jobs in 50 ms when a job takes 60
+        ([1.0, 0.01], 0.01, 0),
+        ([0.01, 0.01], 0.16, 0),  # whatever the reason: too long
+    ],
+)
+async def test_what_cannot_begin_soon_goes_back_the_last_first(began, reserved, keeps):
+    settled, pace = Settled(), Pace()
+    pace.average_s = 0.001
+    settings = WorkerSettings(concurrency=2)
+    wake = asyncio.get_running_loop().call_soon_threadsafe
+    runners = Runners(settings, settled, print, print, wake, pace)  # type: ignore[arg-type]
+    now = time.monotonic()
+    for n, seconds in enumerate(began):
+        runners.coroutines.running[f"r{n}"] = one = claim_of(job_id=f"r{n}")
+        one.begun_mono = now - seconds
+    for n in range(4):
+        runners.coroutines.waiting[f"w{n}"] = one = claim_of(job_id=f"w{n}")
+        one.reserved_mono = now - reserved
+    runners.check(now)
+    assert settled.back == [f"w{n}" for n in range(3, keeps - 1, -1)]
+    assert list(runners.coroutines.waiting) == [f"w{n}" for n in range(keeps)]
+
+
+# -- tally ----------------------------------------------------------------------------------------
+
+
+def test_a_tally_counts_ends_and_takes_back_what_was_not_sent():
+    tally, sent = Tally(), Tally()
+    sent.end(1, "finished", 0.0)
+    sent.end(1, "finished", 0.005)
+    tally.end(2, "failed", 0.0)
+    tally.end(1, "retried", 0.0001)
+    tally.add(sent)
+    assert tally.totals() == (2, 2, "0.005100")
+    fields = tally.fields()
+    assert fields[0] == len(fields) // 3
+    triples = list(zip(fields[1::3], fields[2::3], fields[3::3], strict=True))
+    assert sorted(triples) == [
+        (1, "finished", 2), (1, "r0", 2), (1, "r3", 1), (1, "retried", 1), (1, "run_ms", 5),
+        (2, "failed", 1), (2, "r0", 1),
+    ]  # fmt: skip
+    assert Tally().totals() == (0, 0, "0")
+    assert Tally().fields() == [0]
 
 
 def test_there_is_no_room_for_more_than_the_process_may_run_or_keep():

@@ -5,7 +5,8 @@
 --        4 limit   5 lease s   6 now, ISO ('' : by the server's clock)
 --        7 zlib + base64 of the text for lost payloads   then queue names, in the order to serve
 -- RETURN {now, state, jobs, paused queue positions (0-based)}; state: 'ok' | 'suspended' | 'fenced'
---        each job: {queue position (0-based), id, fields of its hash as RQ and we wrote them}
+--        each job: {queue position (0-based), id, fields of its hash as RQ and we wrote them in turn}
+--        or, when it has only what every job of ours has: {position, id, {data, enqueued_at, result_ttl or ''}}
 --        execution id of all of them: 'tq' .. uid .. sequence number
 -- A call with a lane was sent behind a BLMOVE, long before it runs: it takes nothing unless that has claimed an id.
 -- O(N x fields). N at most 100.
@@ -88,7 +89,12 @@ local function take(position, queue, ids)
     local h = redis.pcall('HGETALL', key)
     if runnable(queue, id, h, status_of(h)) then
       redis.pcall('HSET', key, 'status', 'started', 'started_at', iso, 'worker_name', worker)
-      if #h > 10 then redis.pcall('PERSIST', key) end  -- our plain five fields never come with a TTL
+      -- as our enqueue script wrote it, in that order: it has no TTL, and little to be told
+      if h[9] == 'data' and h[5] == 'enqueued_at' and (#h == 10 or (#h == 12 and h[11] == 'result_ttl')) then
+        h = { h[10], h[6], h[12] or '' }
+      else
+        redis.pcall('PERSIST', key)
+      end
       taken[id] = true
       leases[#leases + 1] = score
       leases[#leases + 1] = id .. ':' .. exec
