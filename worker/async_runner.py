@@ -88,7 +88,10 @@ class AsyncRunner:
         self.running.pop(claim.id, None)
         if self.waiting:
             self._start(self.waiting.pop(next(iter(self.waiting))))
+        claim.task = None
         self._done(claim, value, error)
+        # the frames of a traceback refer to this one: what a failed job held would stay
+        del claim, value, error
 
     @staticmethod
     def _why(claim: Claim, err: BaseException) -> BaseException:

@@ -118,6 +118,8 @@ class ThreadRunner:
             if not self._woken:
                 self._woken = True
                 self._wake(self._flush)
+            # the frames of a traceback refer to this one: what a failed job held would stay
+            claim = value = error = None
 
     def _run(self, slot: _Slot, claim: Claim) -> tuple[Any, BaseException | None]:
         value: Any = None
@@ -151,7 +153,10 @@ class ThreadRunner:
             except Overrun:
                 arrived = True
         context.leave()
-        return value, error
+        try:
+            return value, error
+        finally:
+            del claim, value, error  # as in _work
 
     @staticmethod
     def _overrun(claim: Claim, err: BaseException) -> BaseException:

@@ -8,13 +8,14 @@ from collections import Counter
 import pytest
 import redis
 
+from taskq import JobFailed
 from tests.engine import descendants, misplaced, status, wait_for_reserve
 from tests.support import LEDGER, WorkerStarter, time_passes, wait_until
 
 APP = (
     LEDGER
     + """
-import asyncio, os, time
+import asyncio, gc, os, time
 from taskq import TaskQ, current_job
 
 queue = TaskQ()
@@ -42,6 +43,30 @@ async def asleeps(seconds):
 def hoard(mb):
     _hoard.append(b"x" * (mb * 1_000_000))
     return os.getpid()
+
+class Held:
+    alive = 0
+    def __init__(self):
+        Held.alive += 1
+    def __del__(self):
+        Held.alive -= 1
+
+@queue.task
+def loses():
+    gc.disable()
+    held = Held()
+    raise ValueError
+
+@queue.task
+async def async_loses():
+    gc.disable()
+    held = Held()
+    await asyncio.sleep(0)
+    raise ValueError
+
+@queue.task
+def kept():
+    return Held.alive
 """
 )
 
@@ -102,6 +127,16 @@ def test_max_jobs_replaces_the_process_after_exactly_so_many(app, target, worker
     worker(target, "--max-jobs", "10", "--threads", "3")
     pids = Counter(h.result(timeout=15) for h in handles)
     assert sorted(pids.values()) == [5, 10, 10]
+
+
+@pytest.mark.parametrize("kind", ["async_loses", "loses"])
+def test_what_a_failed_job_held_is_free_without_a_garbage_collection(app, target, worker, kind):
+    """Else a few thousand failures with large locals would fill the memory before it comes."""
+    worker(target, processes=1)
+    for _ in range(20):
+        with pytest.raises(JobFailed):
+            getattr(app, kind).delay().result(timeout=10)
+    assert app.kept.delay().result(timeout=10) <= 2
 
 
 def test_max_memory_replaces_the_process(app, target, worker, redis_client):
