@@ -72,7 +72,7 @@ def test_the_jobs_of_a_dead_server_run_elsewhere_within_30_s(
     app, target, worker: WorkerStarter, ledger, redis_client
 ):
     """Supervisor and children killed at once: nobody is left to give the jobs back."""
-    handles = [app.long.delay(3), app.along.delay(3)]
+    handles = [app.long.delay(12), app.along.delay(12)]  # longer than the other needs to start
     victim = worker(target)
     wait_until(lambda: len(ledger.lines()) == 2)
     other = worker(target)

@@ -369,6 +369,20 @@ def test_leases_of_the_living_are_extended_and_those_of_the_dead_taken(engine, r
     assert redis_client.hget(f"rq:job:{ids[2]}", "tq_crashes") is None  # none had begun
 
 
+def test_a_lease_ends_with_its_workers_heartbeats_also_when_it_was_just_extended(
+    engine: Engine, redis_client
+):
+    engine.beat(A)
+    engine.enqueue()
+    engine.reserve(A)
+    engine.age(redis_client, 16)
+    engine.beat(A)
+    engine.age(redis_client, 13, A)
+    assert engine.sweep() == (b"ok", 0, 0, 1)
+    engine.age(redis_client, 3, A)  # last heard 16 s ago
+    assert engine.sweep() == (b"ok", 1, 0, 0)
+
+
 def test_the_supervisors_heartbeat_leaves_the_state_to_the_worker(engine: Engine, redis_client):
     engine.beat(A)
     iso = engine.broker.clock.iso()

@@ -44,7 +44,8 @@ for _, qkey in ipairs(queues) do
     local uid = owner(member)
     if uid then
       if NOW - beat(uid) < lease then
-        redis.pcall('ZADD', wip, whole(NOW + lease + MARGIN), member)
+        -- from the heartbeat, not from now: else a worker that dies just before is only missed 35 s later
+        redis.pcall('ZADD', wip, whole(math.min(beat(uid), NOW) + lease + MARGIN), member)
         extended = extended + 1
       else
         local what = reclaim(queue, member, iso, limit_crashes, story, false)
