@@ -117,6 +117,14 @@ class AsyncRunner:
         claim.context.cancel_requested = True
         self.cancel(claim, "cancel")
 
+    def interrupt(self, claim: Claim) -> None:
+        """The grace time of a shutdown is over."""
+        self.cancel(claim, "shutdown")
+
+    def abandon(self) -> list[Claim]:
+        """Nothing: what does not end in a second has its lease and runs again elsewhere."""
+        return []
+
     def check_limits(self, now: float) -> None:
         """Cancel what is over its limit. Called every 50 ms."""
         for claim in list(self.running.values()):

@@ -60,7 +60,7 @@ class Claim:
     fn: Callable[..., Any] | None = None
     args: Any = ()
     kwargs: Mapping[str, Any] = MappingProxyType({})
-    is_async = False
+    mode = "thread"
     special = False
     recorded = False
     pickled = False

@@ -43,7 +43,7 @@ class Delivery:
         """
         self._resolver = resolver
         self._runners = runners
-        self._threads, self._coroutines = runners.threads, runners.coroutines
+        self._by_mode = runners.by_mode
         self._suspects = suspects
         self._life = life
         self._settler = settler
@@ -66,7 +66,7 @@ class Delivery:
         if claim.fields.get(b"tq_crashes", b"0") >= CRASHES:
             self._suspects.add(claim)
             return
-        runner = self._coroutines if claim.is_async else self._threads
+        runner = self._by_mode[claim.mode]
         runner.submit(claim)
         if claim.fields.get(b"tq_redeliver") == b"0" and runner.busy > runner.slots:
             self._runners.give_back(claim)  # at most once: never held without being run

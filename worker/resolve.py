@@ -49,13 +49,14 @@ class Resolver:
         task = self.app.tasks.get(name) if instance is None else self._as_task(name, instance)
         if task is not None:
             claim.fn = task.fn
-            claim.is_async = task.mode == "asyncio"
+            claim.mode = task.mode
             if task.rebuild_args is not None:
                 args, kwargs = task.rebuild_args(args, kwargs)
         elif self.rq:
             claim.fn = fn = _import(name, instance)
-            claim.is_async = inspect.iscoroutinefunction(fn)
-            if not claim.is_async:
+            if inspect.iscoroutinefunction(fn):
+                claim.mode = "asyncio"
+            else:
                 claim.fn = _awaiting(fn)
         else:
             self.app.lookup(name)  # raises, naming the nearest

@@ -37,17 +37,16 @@ class Room:
 
         Args:
             settings: say after how many jobs it ends.
-            modes: "asyncio", "thread": of the tasks that may come.
+            modes: of the tasks that may come.
             life: knows the pace, and how many jobs there were.
             runners: have slots.
             settler: has what ended and Redis does not know yet.
         """
         self.pace = life.pace
         self._max_jobs = settings.max_jobs
-        self._modes = modes
         self._life = life
         self._runners = runners
-        self._threads, self._coroutines = runners.threads, runners.coroutines
+        self._of_app = [runner for mode, runner in runners.by_mode.items() if mode in modes]
         self._settler = settler
         self._closed = False
 
@@ -69,10 +68,9 @@ class Room:
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self._life.jobs - self._runners.busy)
         now = time.monotonic()
-        for mode, runner in (("thread", self._threads), ("asyncio", self._coroutines)):
-            if mode in self._modes:
-                ahead = 0
-                if backlog and not held_up(runner, self.pace.average_s, now):
-                    ahead = self.pace.lookahead(runner.slots, longest_running_s(runner, now))
-                room = min(room, runner.slots - runner.busy + ahead)
+        for runner in self._of_app:
+            ahead = 0
+            if backlog and not held_up(runner, self.pace.average_s, now):
+                ahead = self.pace.lookahead(runner.slots, longest_running_s(runner, now))
+            room = min(room, runner.slots - runner.busy + ahead)
         return room

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from taskq.worker.claim import Claim
     from taskq.worker.pace import Pace
+    from taskq.worker.runner import Runner
     from taskq.worker.settings import WorkerSettings
     from taskq.worker.settle import Settler
 
@@ -33,6 +34,7 @@ class Runners:
     Attributes:
         threads: runs `def` tasks.
         coroutines: runs `async def` tasks.
+        by_mode: all of them.
     """
 
     def __init__(
@@ -56,22 +58,24 @@ class Runners:
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
+        self.by_mode: dict[str, Runner] = {"thread": self.threads, "asyncio": self.coroutines}
+        self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
         self._settler = settler
         self._pace = pace
 
-    def of(self, claim: Claim) -> ThreadRunner | AsyncRunner:
+    def of(self, claim: Claim) -> Runner:
         """The runner for a job."""
-        return self.coroutines if claim.is_async else self.threads
+        return self.by_mode[claim.mode]
 
     @property
     def busy(self) -> int:
         """Jobs in hand: begun and waiting."""
-        return self.threads.busy + self.coroutines.busy
+        return sum(runner.busy for runner in self._all)
 
     @property
     def waiting(self) -> bool:
         """Whether jobs are here that have not begun."""
-        return bool(self.threads.waiting or self.coroutines.waiting)
+        return any(runner.waiting for runner in self._all)
 
     @property
     def stuck(self) -> bool:
@@ -79,18 +83,23 @@ class Runners:
         return self.threads.stuck > self.threads.slots
 
     def running(self) -> list[Claim]:
-        """Jobs that were handed to a thread or a coroutine and have not ended."""
-        return [*self.threads.running.values(), *self.coroutines.running.values()]
+        """Jobs that were handed to a slot and have not ended."""
+        return [claim for runner in self._all for claim in list(runner.running.values())]
+
+    def in_hand(self) -> list[Claim]:
+        """Jobs that are here, begun or not."""
+        waiting = [claim for runner in self._all for claim in list(runner.waiting.values())]
+        return waiting + self.running()
 
     def check(self, now: float) -> None:
         """Hold jobs to their limits, return what waits too long. Called every 25 or 50 ms."""
-        self.threads.check_limits(now)
-        self.coroutines.check_limits(now)
-        for runner in (self.threads, self.coroutines):
+        for runner in self._all:
+            runner.check_limits(now)
+        for runner in self._all:
             if runner.waiting:
                 self._spread(runner, now)
 
-    def _spread(self, runner: ThreadRunner | AsyncRunner, now: float) -> None:
+    def _spread(self, runner: Runner, now: float) -> None:
         """What the slots will not begin at once goes back, the last first: others may be idle."""
         waiting = list(runner.waiting.values())  # a copy: threads take from it
         if not waiting:
@@ -106,36 +115,30 @@ class Runners:
 
     def give_back(self, claim: Claim) -> None:
         """To the head of its queue, unless it has begun or ended meanwhile."""
-        if self.threads.take_back(claim) or self.coroutines.take_back(claim):
+        if self.of(claim).take_back(claim):
             self._settler.add(claim, items.GIVEN_BACK)
 
     def give_back_unbegun(self) -> None:
         """Everything that has not begun, in the order in which it came."""
-        unbegun = [
-            *[c for c in self.coroutines.running.values() if not c.begun_mono],
-            *self.coroutines.waiting.values(),
-            *self.threads.waiting.values(),
-        ]
+        unbegun = [claim for claim in self.in_hand() if not claim.begun_mono]
         # each goes to the head of its queue: the last one first
         for claim in sorted(unbegun, key=lambda c: c.reserved_mono)[::-1]:
             self.give_back(claim)
 
     def interrupt(self) -> None:
-        """Cancel what runs, for a shutdown: coroutines end soon, threads only if they look."""
+        """End what runs, for a shutdown: coroutines end soon, threads only if they look."""
         for claim in self.running():
-            self.coroutines.cancel(claim, "shutdown")
-            self.threads.request_cancel(claim)
+            self.of(claim).interrupt(claim)
 
     def abandon(self) -> None:
-        """Settle what still runs in threads as it is, and let idle threads end."""
-        for claim in list(self.threads.running.values()):
-            if self.threads.running.pop(claim.id, None) is not None:
+        """Settle what still runs as it is."""
+        for runner in self._all:
+            for claim in runner.abandon():
                 self._settler.add(claim, cut_short_item(claim))
-        self.threads.stop()
 
     def cancel(self, job_id: str) -> None:
         """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""
-        for runner in (self.coroutines, self.threads):
+        for runner in self._all:
             claim = runner.running.get(job_id)
             if claim is not None:
                 log.info("Job %s is to be canceled", job_id)
@@ -147,7 +150,7 @@ class Runners:
                 return
 
 
-def longest_running_s(runner: ThreadRunner | AsyncRunner, now: float) -> float:
+def longest_running_s(runner: Runner, now: float) -> float:
     """Seconds since the oldest running job of a runner began."""
     try:
         first = next(iter(runner.running.values()), None)  # dicts keep order
@@ -156,7 +159,7 @@ def longest_running_s(runner: ThreadRunner | AsyncRunner, now: float) -> float:
     return now - first.begun_mono if first is not None and first.begun_mono else 0.0
 
 
-def held_up(runner: ThreadRunner | AsyncRunner, average_s: float, now: float) -> bool:
+def held_up(runner: Runner, average_s: float, now: float) -> bool:
     """Whether jobs longer than usual have all slots of a runner, so that no other begins."""
     running = runner.running
     if len(running) < runner.slots or longest_running_s(runner, now) < average_s + HELD_UP_S:

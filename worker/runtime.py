@@ -33,11 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskq.app import TaskQ
-    from taskq.worker.async_runner import AsyncRunner
     from taskq.worker.begun import BegunTable
     from taskq.worker.claim import Claim
+    from taskq.worker.runner import Runner
     from taskq.worker.settings import WorkerSettings
-    from taskq.worker.thread_runner import ThreadRunner
 
 log = logging.getLogger("taskq.worker")
 
@@ -220,11 +219,10 @@ class Runtime:
     def _hands(self) -> Hands:
         """All that this worker knows of, wherever it is."""
         jobs = self.settler.job_ids() | self._suspects.job_ids() | self._door.inside
-        for runner in (self._runners.threads, self._runners.coroutines):
-            jobs.update([*runner.waiting], [*runner.running])
+        jobs.update(claim.id for claim in self._runners.in_hand())
         return Hands(jobs, self._fetcher.unanswered())
 
-    def _runner_of(self, claim: Claim) -> ThreadRunner | AsyncRunner:
+    def _runner_of(self, claim: Claim) -> Runner:
         return self._runners.of(claim)
 
     def _out(self, claim: Claim) -> None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskq.worker.async_runner import AsyncRunner
     from taskq.worker.claim import Claim
-    from taskq.worker.thread_runner import ThreadRunner
+    from taskq.worker.runner import Runner
 
 CRASHES = b"2"
 """So many deaths make a suspect; one more, and the job is failed."""
@@ -24,7 +23,7 @@ _TRIAL_S = 10.0
 class Suspects:
     """Waits, in order, for the one that runs."""
 
-    def __init__(self, runner_of: Callable[[Claim], ThreadRunner | AsyncRunner]) -> None:
+    def __init__(self, runner_of: Callable[[Claim], Runner]) -> None:
         """Nobody is suspected; `runner_of` says who runs a job."""
         self._runner_of = runner_of
         self._waiting: list[Claim] = []

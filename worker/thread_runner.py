@@ -227,7 +227,11 @@ class ThreadRunner:
         """Tell a running job that it should stop; its code has to look (`cancel_requested`)."""
         claim.context.cancel_requested = True
 
-    def stop(self) -> None:
-        """Let idle threads end."""
+    interrupt = request_cancel
+
+    def abandon(self) -> list[Claim]:
+        """Forget what still runs, and let idle threads end."""
+        left = [self.running.pop(job_id, None) for job_id in list(self.running)]
         for _ in self._threads:
             self._queue.put(None)
+        return [claim for claim in left if claim is not None]

@@ -114,6 +114,7 @@ class Parts:
         self.jobs = self.bytes = 0
         self.threads = SimpleNamespace(slots=2, busy=0, running={})
         self.coroutines = SimpleNamespace(slots=3, busy=0, running={})
+        self.by_mode = {"thread": self.threads, "asyncio": self.coroutines}
         self.room = Room(WorkerSettings(**settings), modes, self, self, self)  # type: ignore[arg-type]
 
     @property
@@ -195,6 +196,7 @@ async def test_what_cannot_begin_soon_goes_back_the_last_first(began, reserved, 
         one.begun_mono = now - seconds
     for n in range(4):
         runners.coroutines.waiting[f"w{n}"] = one = claim_of(job_id=f"w{n}")
+        one.mode = "asyncio"
         one.reserved_mono = now - reserved
     runners.check(now)
     assert settled.back == [f"w{n}" for n in range(3, keeps - 1, -1)]
@@ -364,7 +366,7 @@ async def test_a_job_is_waiting_or_running_until_its_end_is_told():
         seen = {*threads.waiting, *threads.running, *(job for job, _, _ in runner.ends)}
         assert len(seen) == total
         await asyncio.sleep(0)
-    threads.stop()
+    threads.abandon()
 
 
 async def test_what_is_taken_back_never_runs_and_the_rest_does():
@@ -387,7 +389,7 @@ async def test_what_is_taken_back_never_runs_and_the_rest_does():
         runner.threads.submit(claim_of(lambda: both.wait(5), job_id=name))
     await runner.until(50 - len(taken) + 2)
     assert sorted(ran + taken) == sorted(str(n) for n in range(50))
-    runner.threads.stop()
+    runner.threads.abandon()
 
 
 async def test_a_limit_never_hits_the_next_job_of_the_thread():
@@ -404,7 +406,7 @@ async def test_a_limit_never_hits_the_next_job_of_the_thread():
         TimeLimit,
         type(None),
     }
-    runner.threads.stop()
+    runner.threads.abandon()
 
 
 async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
@@ -422,7 +424,7 @@ async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
     release.set()
     await until(lambda: runner.threads.stuck == 0)
     assert len(runner.ends) == 2  # its late end is told to nobody
-    runner.threads.stop()
+    runner.threads.abandon()
 
 
 def test_an_interrupted_job_is_told_apart():
