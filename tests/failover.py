@@ -66,6 +66,7 @@ class Topology:
         *,
         replicas: int = 1,
         sentinels: int = 3,
+        min_replicas: int = 0,
         password: str = "",
         sentinel_password: str = "",
     ) -> None:
@@ -76,6 +77,7 @@ class Topology:
             place: an empty directory with a short path.
             replicas: how many.
             sentinels: how many; a majority of them must agree.
+            min_replicas: `min-replicas-to-write` of the data servers.
             password: of the data servers.
             sentinel_password: of the sentinels.
         """
@@ -91,6 +93,9 @@ class Topology:
             for _ in range(replicas):
                 self.nodes.append(self._server("--replicaof", "127.0.0.1", str(master.port)))
             wait_until(self.is_synced, message="the replicas do not follow the master")
+            for node in self.nodes:
+                with self.client(node) as client:
+                    client.config_set("min-replicas-to-write", min_replicas)
             self.sentinels = [self._sentinel(n, sentinels // 2 + 1) for n in range(sentinels)]
             wait_until(
                 lambda: all(
@@ -181,6 +186,12 @@ class Topology:
     def freeze(self, node: EmbeddedRedis) -> None:
         """Let a server neither answer nor close its connections."""
         os.kill(node.pid, signal.SIGSTOP)
+
+    def cut_off(self, replica: EmbeddedRedis) -> None:
+        """Freeze it, and let the master close its connection, which would still take in much."""
+        self.freeze(replica)
+        with self.client(self.nodes[0]) as client:
+            client.client_kill_filter(_type="replica")
 
     def thaw(self, node: EmbeddedRedis) -> None:
         """Let it go on."""

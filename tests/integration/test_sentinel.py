@@ -13,18 +13,21 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from taskq import BrokerUnavailable, TaskQ, gather
+from taskq import BrokerUnavailable, ResultExpired, TaskQ, gather
 from tests.conftest import AppModule
+from tests.engine import misplaced
 from tests.failover import SERVICE, Topology
-from tests.support import LEDGER, WorkerStarter
+from tests.support import LEDGER, Ledger, WorkerStarter, wait_until
 
 APP = (
     LEDGER
     + """
 import asyncio
+from pathlib import Path
 from taskq import TaskQ
 
 queue = TaskQ()
@@ -38,6 +41,14 @@ def number(n):
 async def slow(n, seconds):
     await asyncio.sleep(seconds)
     note("number", n)
+    return n
+
+@queue.task
+async def wait_at(n, path):
+    note("at gate", n)
+    while not Path(path).exists():
+        await asyncio.sleep(0.005)
+    note("through", n)
     return n
 """
 )
@@ -182,3 +193,136 @@ def test_passwords(redis_program, tmp_path_factory):
             bad.broker.call("PING")
         assert "s%26w" not in str(caught.value)
         bad.close()
+
+
+# --- a failover -------------------------------------------------------------------
+
+
+@pytest.fixture
+def trio(request, redis_program, tmp_path_factory) -> Iterator[Topology]:
+    """A master, a replica and three sentinels, to be spoiled by one test."""
+    options = getattr(request, "param", {})
+    with Topology(redis_program, tmp_path_factory.mktemp("s"), **options) as made:
+        yield made
+
+
+@pytest.fixture
+def app(trio: Topology, app_module: AppModule, monkeypatch) -> Iterator[ModuleType]:
+    monkeypatch.setenv("TASKQ_REDIS_URL", trio.url)
+    made = app_module(APP)
+    yield made
+    made.queue.close()
+
+
+@pytest.fixture
+def ledger(app: ModuleType, tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.txt")
+
+
+@pytest.fixture
+def workers(trio: Topology, tmp_path: Path) -> Iterator[WorkerStarter]:
+    made = starter(trio, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # on a busy machine; else 5 to 16
+@pytest.mark.parametrize(
+    ("trio", "fate"),
+    [({}, "killed"), ({"replicas": 2, "min_replicas": 1}, "switched")],
+    indirect=["trio"],
+    ids=["killed", "switched"],
+)
+def test_a_failover_in_the_middle_of_the_work(trio: Topology, app, ledger, workers, fate):
+    """Nobody is told, nothing is started again, and all that was replicated is done."""
+    single = [app.slow.delay(n, 0.05) for n in range(3)]
+    batch = app.slow.map(range(3, 200), 0.05)
+    others = [app.slow.delay(n, 0.05) for n in range(200, 400)]
+    ids = [handle.id for handle in [*single, *batch, *others]]
+    wait_until(trio.is_synced)
+
+    async def wait_in_a_loop() -> list[int]:
+        try:
+            return await gather(*[app.queue.handle(handle.id) for handle in others])
+        finally:
+            await app.queue.aclose()
+
+    with ThreadPoolExecutor(5) as pool:
+        waiting = [pool.submit(handle.result, 15) for handle in single]
+        all_at_once = pool.submit(batch.results, 15)
+        in_a_loop = pool.submit(asyncio.run, wait_in_a_loop())
+        worker = workers(f"{app.__name__}:queue", "--concurrency", "10", ready=False)
+        wait_until(lambda: len(ledger.lines()) > 50)
+        if fate == "killed":
+            trio.kill_master()
+        else:
+            trio.switch()
+        master = trio.wait_for_failover()
+        assert [one.result(15) for one in waiting] == list(range(3))
+        assert all_at_once.result(15) == list(range(3, 200))
+        assert in_a_loop.result(15) == list(range(200, 400))
+    assert app.number.delay(400).result(timeout=10) == 400
+    assert {int(line.split()[1]) for line in ledger.lines()} == set(range(401))
+    assert worker.log().count("ready (process") == 1
+    assert worker.running
+    with trio.client(master) as client:
+        assert misplaced(client, ids) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # on a busy machine; else 5 to 16
+def test_enqueueing_while_there_is_no_master(trio: Topology, app, workers):
+    """A call waits for the next master, if that comes within the call's time."""
+    broker = app.queue.broker
+    broker.deadline_s = 15.0
+    broker.call("PING")
+    connected, killed = threading.Event(), threading.Event()
+
+    async def enqueue() -> int:
+        await broker.acall("PING")  # both have a connection to the one that dies
+        connected.set()
+        await asyncio.to_thread(killed.wait)
+        try:
+            return await (await app.number.adelay(1)).aresult(15)
+        finally:
+            await app.queue.aclose()
+
+    workers(f"{app.__name__}:queue")
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(asyncio.run, enqueue())
+        assert connected.wait(10)
+        trio.kill_master()
+        killed.set()
+        assert app.number.delay(0).result(timeout=15) == 0
+        assert coming.result(15) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # on a busy machine; else 5 to 16
+def test_what_was_not_replicated_is_lost_and_told(
+    trio: Topology, app, ledger, workers, tmp_path: Path
+):
+    """The documented limit: what only the dead master knew. The job of which the next one knows
+    runs again, as its end was forgotten; who waits for one that nobody knows is told so."""
+    gate = tmp_path / "gate"
+    running = app.wait_at.delay(1, str(gate))
+    workers(f"{app.__name__}:queue")
+    wait_until(ledger.lines)
+    wait_until(trio.is_synced)
+    replica = trio.nodes[1]
+    trio.cut_off(replica)
+    lost = app.slow.options(delay=60).delay(2, 0)
+    gate.touch()
+    assert running.result(timeout=10) == 1
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lost.result, 15)
+        wait_until(waiting.running)
+        trio.kill_master()
+        trio.thaw(replica)
+        assert trio.wait_for_failover() is replica
+        with pytest.raises(ResultExpired):
+            waiting.result(15)
+    again = app.queue.handle(running.id)
+    assert again.result(timeout=15) == 1
+    assert ledger.lines() == ["at gate 1", "through 1", "at gate 1", "through 1"]
