@@ -123,6 +123,8 @@ class Fetcher:
         self._stopping = True
         for watcher in self._watchers:
             await watcher.close()
+            if watcher.call is not None:
+                self._unheard.append(watcher.call.seq)
         if self._unheard:
             await asyncio.wait([asyncio.ensure_future(self._give_up_calls())], timeout=_AT_END_S)
 
