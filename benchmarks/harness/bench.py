@@ -394,7 +394,7 @@ class Bench:
             "redis_mb": round(usage.memory_bytes / 2**20, 1),
             "keys": int(server.command("DBSIZE")),
             "workers_rss_mb": round(
-                sum(one.rss_bytes for one in workers.processes().values()) / 2**20, 1
+                sum(processes.own_bytes(pid) for pid in workers.processes()) / 2**20, 1
             ),
             "redis_cpu_s": round(usage.cpu_s, 2),
             "workers_cpu_s": round(workers.cpu_s(), 2),

@@ -84,6 +84,15 @@ def pss_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
+def own_bytes(pid: int) -> int:
+    """Return the resident memory that is no file's: the recorder's file grows with the jobs."""
+    try:
+        _size, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * PAGE_BYTES
+
+
 def machine_busy_s() -> float:
     """Return the CPU seconds that the whole machine has worked since it started."""
     numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
