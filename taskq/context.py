@@ -7,7 +7,7 @@ tasks, and whatever a task starts with `asyncio.to_thread` or `copy_context`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar, overload
 
@@ -128,6 +128,11 @@ def current_job(default: Any = _RAISE) -> Any:
             "current_job(None) gives None elsewhere."
         )
     return default
+
+
+def job_in(where: Context) -> HasContext | None:
+    """The current job of another thread's or task's context (for the worker)."""
+    return where.get(_current)
 
 
 def enter(job: HasContext) -> None:

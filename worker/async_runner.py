@@ -1,26 +1,43 @@
-"""Runs `async def` tasks on the worker's event loop, many at once."""
+"""Runs `async def` tasks on the worker's event loop, many at once.
+
+A time limit cancels the coroutine. One that goes on all the same (it swallows its
+`CancelledError`, or cleans up for long) is abandoned: its job is settled as timed out and
+its place is free, while it ends by itself when it can.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.outcome import Interrupted, TimeLimit
+from taskq.worker.outcome import Interrupted, TimeLimit, overran
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskq.worker.claim import Claim
 
+log = logging.getLogger("taskq.worker")
+
 SHORT_LIMIT_S = 1.0
 """Limits below it get a timer of their own; the others are swept every 50 ms."""
-AGAIN_S = 1.0
-"""A task that swallows its cancellation is cancelled again after this long."""
+STUCK_S = 0.7
+"""Seconds after the limit until a coroutine that has not ended is abandoned."""
+AGAIN_S = 5.0
+"""An abandoned coroutine is cancelled again each time it has cleaned up for so long."""
 
 
 class AsyncRunner:
-    """One asyncio task for each job, at most `slots` of them."""
+    """One asyncio task for each job, at most `slots` of them.
+
+    Attributes:
+        stuck: coroutines that were abandoned and have not ended.
+    """
 
     def __init__(
         self,
@@ -41,6 +58,15 @@ class AsyncRunner:
         self._loop = asyncio.get_running_loop()
         self.waiting: dict[str, Claim] = {}
         self.running: dict[str, Claim] = {}
+        self._context: Context | None = None
+        self._earliest = math.inf  # no limit of a running job ends before
+        self._over: dict[Claim, float] = {}  # over their limit, and when they were cancelled
+        self._left: dict[Claim, float] = {}  # abandoned, and when they were cancelled last
+
+    @property
+    def stuck(self) -> int:
+        """Coroutines that were abandoned and have not ended."""
+        return len(self._left)
 
     @property
     def busy(self) -> int:
@@ -67,7 +93,12 @@ class AsyncRunner:
 
     def _start(self, claim: Claim) -> None:
         self.running[claim.id] = claim
-        claim.task = self._loop.create_task(self._run(claim))
+        base = self._context
+        if base is None:
+            # Of the first who brings a job, never of one that ends and lets the next begin:
+            # what a job sets in its context is its own.
+            base = self._context = copy_context()
+        claim.task = base.run(self._loop.create_task, self._run(claim))
 
     async def _run(self, claim: Claim) -> None:
         value: Any = None
@@ -76,37 +107,42 @@ class AsyncRunner:
             self._begin(claim)
             assert claim.fn is not None
             context.enter(claim)
-            if 0 < claim.deadline < SHORT_LIMIT_S:
-                claim.timer = self._loop.call_later(claim.deadline, self.cancel, claim, "timeout")
+            limit_s = claim.deadline
+            if limit_s:
+                if limit_s < SHORT_LIMIT_S:
+                    claim.timer = self._loop.call_later(limit_s, self._overdue, claim)
+                elif claim.begun_mono + limit_s < self._earliest:
+                    self._earliest = claim.begun_mono + limit_s
             value = await claim.fn(*claim.args, **claim.kwargs)
         except asyncio.CancelledError as err:
-            error = self._why(claim, err)
+            asked = claim.why not in ("", "timeout")
+            error = Interrupted(claim.why) if asked else err  # "": it cancelled itself
         except BaseException as err:  # noqa: BLE001 (SystemExit in a task ends the job, not the worker)
             error = err
         if claim.timer is not None:
             claim.timer.cancel()
-        self.running.pop(claim.id, None)
-        if self.waiting:
-            self._start(self.waiting.pop(next(iter(self.waiting))))
         claim.task = None
-        self._done(claim, value, error)
+        if claim.why == "timeout":  # also if it swallowed that and returned
+            self._over.pop(claim, None)
+            error = overran(claim, error)
+        if self.running.get(claim.id) is claim:
+            del self.running[claim.id]
+            self._next()
+            self._done(claim, value, error)
+        else:
+            self._left.pop(claim, None)  # settled long ago
         # the frames of a traceback refer to this one: what a failed job held would stay
         del claim, value, error
 
-    @staticmethod
-    def _why(claim: Claim, err: BaseException) -> BaseException:
-        if claim.why == "timeout":
-            text = f"{claim.name} ran longer than its time limit of {claim.deadline:g} s"
-            return TimeLimit(text).with_traceback(err.__traceback__)
-        if claim.why:
-            return Interrupted(claim.why)
-        return err  # the task cancelled itself
+    def _next(self) -> None:
+        if self.waiting and len(self.running) < self.slots:
+            self._start(self.waiting.pop(next(iter(self.waiting))))
 
     def cancel(self, claim: Claim, why: str) -> None:
-        """Cancel a running job's coroutine; the first reason counts."""
-        if claim.task is None or claim.id not in self.running:
+        """Cancel a running job's coroutine; the first reason counts, but for a time limit."""
+        if claim.task is None or self.running.get(claim.id) is not claim:
             return
-        claim.why = claim.why or why
+        claim.why = why if why == "timeout" else claim.why or why
         claim.task.cancel()
         if not claim.begun_mono:  # its coroutine has not started and never will
             del self.running[claim.id]
@@ -122,14 +158,56 @@ class AsyncRunner:
         self.cancel(claim, "shutdown")
 
     def abandon(self) -> list[Claim]:
-        """Nothing: what does not end in a second has its lease and runs again elsewhere."""
-        return []
+        """Forget what does not end."""
+        left = list(self.running.values())
+        self.running.clear()
+        return left
+
+    # -- time limits -----------------------------------------------------------------------
 
     def check_limits(self, now: float) -> None:
-        """Cancel what is over its limit. Called every 50 ms."""
+        """Cancel what is over its limit, abandon what goes on. Called every 25 or 50 ms."""
+        if now >= self._earliest:  # else thousands would be looked at 20 times a second
+            self._sweep(now)
+        for claim, since in list(self._over.items()):
+            if now - since > STUCK_S:
+                self._abandon(claim)
+        for claim, since in list(self._left.items()):
+            if now - since > AGAIN_S and claim.task is not None:
+                self._left[claim] = now
+                claim.task.cancel()
+
+    def _sweep(self, now: float) -> None:
+        earliest = math.inf
         for claim in list(self.running.values()):
-            over = now - claim.begun_mono - claim.deadline
-            if claim.deadline and claim.begun_mono and over > 0:
-                if claim.why and over % AGAIN_S > 0.06:
-                    continue
-                self.cancel(claim, "timeout")
+            if not claim.deadline or not claim.begun_mono or claim in self._over:
+                continue
+            end = claim.begun_mono + claim.deadline
+            if end < now:
+                self._overdue(claim)
+            elif end < earliest:
+                earliest = end
+        self._earliest = earliest
+
+    def _overdue(self, claim: Claim) -> None:
+        if claim not in self._over:
+            self._over[claim] = time.monotonic()
+            self.cancel(claim, "timeout")
+
+    def _abandon(self, claim: Claim) -> None:
+        since = self._over.pop(claim)
+        if self.running.get(claim.id) is not claim:
+            return
+        del self.running[claim.id]
+        self._left[claim] = since
+        log.error(
+            "%s (job %s) is over its time limit of %g s and goes on after it was cancelled: "
+            "it is left alone (%d stuck in this worker)",
+            claim.name, claim.id, claim.deadline, self.stuck,
+        )  # fmt: skip
+        self._next()
+        text = (
+            f"{claim.name} ran longer than its time limit of {claim.deadline:g} s "
+            "and went on after it was cancelled: it was left alone"
+        )
+        self._done(claim, None, TimeLimit(text))

@@ -127,11 +127,19 @@ def _run(
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(_serve(app, settings, uid, table, control))
-    except Exception:
-        log.critical("The worker broke down", exc_info=True)
-        return 1
+    serving = loop.create_task(_serve(app, settings, uid, table, control))
+    while True:
+        try:
+            return loop.run_until_complete(serving)
+        except (SystemExit, KeyboardInterrupt) as err:
+            if serving.done():
+                raise
+            # Python lets these two out of the loop when a task that a job has started raises
+            # them. They are that job's affair: it gets them where it awaits the task.
+            log.warning("%r in a task or callback of a job: the worker goes on", err)
+        except Exception:
+            log.critical("The worker broke down", exc_info=True)
+            return 1
 
 
 async def _serve(

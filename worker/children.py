@@ -18,8 +18,13 @@ from taskq.worker.begun import Begun, BegunTable
 if TYPE_CHECKING:
     from taskq.worker.settings import WorkerSettings
 
-HARD_S = 5.0
-"""A child is killed when one of its jobs is this long past its time limit."""
+SILENT_S = 0.5
+"""An event loop that turns 20 times a second and was not heard of for so long is held up."""
+HARD_S = 0.5
+"""A child is killed when the job that holds it up is this long past its time limit."""
+BYSTANDER_S = 5.0
+"""The same for a job that is past its limit because another one holds up the child: that other
+one is within its own limit and may end soon, and all that run beside it would begin again."""
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -35,6 +40,7 @@ class Child:
         index: its place among the processes of this server; its replacement gets the same.
         name: in RQ's records; "" until it is ready.
         stopping: it was asked to stop.
+        ending: it has closed its end of the socket.
         cut_off: it was killed in a hurry.
         killed_for: jobs past their time limit for which it was killed.
         summary: what it said at its end; empty if it could not.
@@ -51,6 +57,7 @@ class Child:
         self.name = ""
         self.started_mono = time.monotonic()
         self.stopping = False
+        self.ending = False
         self.cut_off = False
         self.killed_for: list[Begun] = []
         self.summary: dict[str, Any] = {}
@@ -110,9 +117,22 @@ class Child:
         return [json.loads(line) for line in lines if line]
 
     def overdue(self) -> list[Begun]:
-        """Jobs that are so far past their time limit that it cannot be stopping them."""
+        """Jobs past their time limit that the child itself cannot stop: its loop stands still."""
         now = time.monotonic()
-        return [job for job in self.table.read() if job.deadline and now > job.deadline + HARD_S]
+        pulse = self.table.pulse()
+        if not pulse.loop_at or now - pulse.loop_at < SILENT_S:
+            return []  # it holds them to their limits itself; and thousands are not looked at here
+        late = [job for job in self.table.read() if job.deadline and now > job.deadline + HARD_S]
+        if not late:
+            return []
+        if now - pulse.watch_at < SILENT_S and not self.is_frozen():
+            # its other threads live: it is known who holds it up, or will be at the next look
+            culprit = self.table.at(pulse.culprit) if pulse.culprit >= 0 else None
+            if culprit in late:
+                return late
+        elif not self.is_frozen():
+            return late  # C code that never lets go of the interpreter
+        return late if any(now > job.deadline + BYSTANDER_S for job in late) else []
 
     def is_frozen(self) -> bool:
         """Whether it is stopped (SIGSTOP, a debugger): it cannot be counted on."""

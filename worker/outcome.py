@@ -6,6 +6,7 @@ traceback as RQ stores it and our own short error beside it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import pickle
@@ -47,6 +48,21 @@ class TimeLimit(Exception):
 
 class Interrupted(Exception):
     """The execution was cancelled: asked for (`cancel`) or at a shutdown."""
+
+
+def overran(claim: Claim, err: BaseException | None) -> BaseException:
+    """What a job failed with that was told to stop at its time limit, and then ended.
+
+    It counts as timed out even where it made something else of that, or nothing at all; what it
+    raised shows in the traceback. Only a retry that it asks for is its own decision.
+    """
+    if isinstance(err, RetryLater):
+        return err
+    limit = TimeLimit(f"{claim.name} ran longer than its time limit of {claim.deadline:g} s")
+    if isinstance(err, (Overrun, asyncio.CancelledError)):
+        return limit.with_traceback(err.__traceback__)
+    limit.__cause__ = err
+    return limit
 
 
 def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:

@@ -59,6 +59,7 @@ class Presence:
         self._records = records
         self._door = door
         self._story = lost_text()
+        self._stuck = 0
 
     async def hello(self) -> None:
         """Register; waits for Redis as long as it takes."""
@@ -95,8 +96,19 @@ class Presence:
         state = "busy" if running else "idle"
         one = heartbeat.Beat(me.uid, me.name, "\n".join(me.queues), state, begun)
         await heartbeat.beat(self._broker, self._link, [one])
+        await self._show_stuck()
         if long_running:
             await self._records.write(long_running)
+
+    async def _show_stuck(self) -> None:
+        """Write how many threads and coroutines are abandoned, where that has changed."""
+        stuck = self._runners.stuck
+        if stuck == self._stuck:
+            return
+        key = self._broker.keys.worker(self._me.name)
+        packed = pack_all([("HSET", key, "tq_stuck", stuck)])
+        await self._link.ask(lambda _resend: packed, 1, _PATIENCE_S)
+        self._stuck = stuck
 
     async def sweep(self) -> None:
         """Take back what dead workers hold; let RQ's own code look after its own.

@@ -78,9 +78,9 @@ class Runners:
         return any(runner.waiting for runner in self._all)
 
     @property
-    def stuck(self) -> bool:
-        """Whether more threads were abandoned than there may be: memory and locks leak."""
-        return self.threads.stuck > self.threads.slots
+    def stuck(self) -> int:
+        """Threads and coroutines that were abandoned and have not ended: they hold memory."""
+        return self.threads.stuck + self.coroutines.stuck
 
     def running(self) -> list[Claim]:
         """Jobs that were handed to a slot and have not ended."""

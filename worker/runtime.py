@@ -16,6 +16,7 @@ from taskq.worker import heartbeat, items
 from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
 from taskq.worker.life import Life
+from taskq.worker.loop_watch import LoopWatch
 from taskq.worker.pace import Pace
 from taskq.worker.presence import Presence
 from taskq.worker.promote import Listener, Promoter
@@ -88,6 +89,9 @@ class Runtime:
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
         self._listener = Listener(broker, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
+        self._begun = begun
+        coroutines = self._runners.coroutines
+        self._watch = LoopWatch(settings.slow_loop_s, begun, lambda: coroutines.busy)
         self._strays = Strays(broker, link, me, self._hands)
 
     @property
@@ -112,6 +116,7 @@ class Runtime:
             await self._close_links()
             return self._stop_why
         hello.result()
+        self._watch.start()
         if ready is not None:
             ready()
         services = (
@@ -157,6 +162,8 @@ class Runtime:
             self._runners.interrupt()
             await self._until(lambda: not self._runners.coroutines.running, _CANCEL_S)
         self._runners.abandon()
+        if self._begun is not None:
+            self._begun.clear()  # what is left is settled here: no limit, no crash concerns it
         try:
             await asyncio.wait_for(self.settler.drain(), _SETTLE_AT_END_S)
         except asyncio.TimeoutError:
@@ -166,6 +173,7 @@ class Runtime:
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+        self._watch.stop()
         self._door.close()
         await self._presence.leave()
         await self._close_links()
@@ -186,6 +194,7 @@ class Runtime:
     async def _tick(self) -> None:
         """Every 50 ms: time limits, jobs that wait too long, progress, the ends of a burst."""
         last_progress = 0.0
+        writing: asyncio.Task[None] | None = None
         while True:
             # what waits may have to go elsewhere soon
             await asyncio.sleep(TICK_S / 2 if self._runners.waiting else TICK_S)
@@ -193,9 +202,11 @@ class Runtime:
             try:
                 self._runners.check(now)
                 self._suspects.next()
-                if self._records.reports and now - last_progress > PROGRESS_S:
+                due = self._records.reports and now - last_progress > PROGRESS_S
+                if due and (writing is None or writing.done()):
                     last_progress = now
-                    await self._records.write_progress()
+                    # not awaited: time limits hold, too, while Redis is away
+                    writing = self._loop.create_task(self._records.write_progress())
                 if not self._stop.is_set():
                     self._check_end()
             except Exception:  # without this loop no time limit would hold any more
@@ -209,7 +220,12 @@ class Runtime:
             self.stop("jobs")
         elif self._settings.burst and self._fetcher.empty and not busy:
             self.stop("burst")
-        elif self._runners.stuck:
+        elif self._runners.stuck > self._settings.stuck_limit:
+            log.error(
+                "%d threads or coroutines of this worker are stuck, more than %d (--max-stuck): "
+                "it takes no more jobs and is replaced",
+                self._runners.stuck, self._settings.stuck_limit,
+            )  # fmt: skip
             self.stop("stuck")
 
     def _link_state(self, err: Exception | None) -> None:

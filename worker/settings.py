@@ -41,6 +41,9 @@ class WorkerSettings:
         burst: stop when the queues are empty.
         max_jobs: replace a worker process after so many jobs (with `burst`: stop it), or None.
         max_memory_mb: replace a worker process above this resident memory, or None.
+        max_stuck: replace a worker process with more abandoned threads and coroutines than
+            this; None: as many as it has threads.
+        slow_loop_s: what holds up the event loop for longer is logged; 0: nothing is.
         rq: run any RQ job: pickle on, any importable function.
         log_level: of the `taskq` loggers.
         log_format: "text" or "json".
@@ -59,6 +62,8 @@ class WorkerSettings:
     burst: bool = False
     max_jobs: int | None = None
     max_memory_mb: int | None = None
+    max_stuck: int | None = None
+    slow_loop_s: float = 0.5
     rq: bool = False
     log_level: str = "INFO"
     log_format: str = "text"
@@ -66,6 +71,11 @@ class WorkerSettings:
     directory: str = "."
     url: str = ""
     url_source: str = "argument"
+
+    @property
+    def stuck_limit(self) -> int:
+        """Abandoned threads and coroutines that a worker process may have."""
+        return self.threads if self.max_stuck is None else self.max_stuck
 
     def to_json(self) -> str:
         """Text for the pipe to a child."""

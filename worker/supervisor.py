@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskq import logs
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("taskq.supervisor")
 
 CHECK_S = 0.25
+_GONE_S = 0.02
+"""Between a child's last word and its end, and between looks while we stop."""
 _QUICK_S = 5.0
 """A child that dies so soon is not replaced at once."""
 _SAME_PRESS_S = 0.5
 """Signals within this time are one press of Ctrl-C, which reaches us more than once."""
 _LONGEST_PAUSE_S = 10.0
+_OUTWORN = ("stuck", "memory", "fenced")
+"""A process that ended so has left work to its replacement, also in a burst."""
 
 
 def run(settings: WorkerSettings) -> int:
@@ -65,6 +70,7 @@ class Supervisor:
         self._pending: list[asyncio.Task[None]] = []
         self._force_after = 0.0
         self._ended: set[int] = set()
+        self._soon = asyncio.Event()
 
     async def run(self) -> int:
         """Run until stopped; returns the exit code."""
@@ -87,13 +93,20 @@ class Supervisor:
         while self._children or self._pending or not self._over():
             self._watch()
             self._pending = [task for task in self._pending if not task.done()]
-            await asyncio.sleep(CHECK_S if not self._stop else 0.02)
+            await self._pause()
         for service in services:
             service.cancel()
         await asyncio.gather(*services, return_exceptions=True)
         await self._link.aclose()
         log.info("Stopped: %d jobs done by this server's workers", self._jobs)
         return self._exit
+
+    async def _pause(self) -> None:
+        """Until the next look: soon where a child is about to be gone."""
+        self._soon.clear()
+        ending = self._stop or any(child.ending for child in self._children)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._soon.wait(), _GONE_S if ending else CHECK_S)
 
     def _over(self) -> bool:
         """Whether no process is to be started any more."""
@@ -138,6 +151,8 @@ class Supervisor:
             messages = child.hear()
         except EOFError:
             asyncio.get_running_loop().remove_reader(child.control.fileno())
+            child.ending = True  # dead, or about to be: not at the next regular look but now
+            self._soon.set()
             return False
         for message in messages:
             if "ready" in message:
@@ -162,8 +177,9 @@ class Supervisor:
             if overdue and not child.killed_for:
                 child.killed_for = overdue
                 log.error(
-                    "Worker %s does not answer and its job %s is %g s past its time limit: killed",
-                    child.name, overdue[0].job_id, time.monotonic() - overdue[0].deadline,
+                    "Worker %s does not answer and its job %s is %.1f s past its time limit: "
+                    "killed",
+                    child.title, overdue[0].job_id, time.monotonic() - overdue[0].deadline,
                 )  # fmt: skip
                 child.process.kill()
         self._fill()
@@ -204,7 +220,8 @@ class Supervisor:
             self._cannot_load(child)
             return
         renewed = child.stopping and not self._stop
-        if clean and self._settings.burst and not renewed:
+        outworn = child.summary.get("end") in _OUTWORN
+        if clean and self._settings.burst and not renewed and not outworn:
             self._ended.add(child.index)
         broke = not clean or child.summary.get("end") == "failed"
         if broke and not self._stop:

@@ -1,8 +1,9 @@
 """Runs `def` tasks: a fixed number of threads, each one job at a time.
 
 A time limit raises `Overrun` in the thread. A thread that does not stop (blocked
-in C code, `time.sleep(600)`) is abandoned: its job is settled as timed out, a
-fresh thread takes its place, and the stuck one ends by itself when it can.
+in C code, `time.sleep(600)`, or it swallows every exception) is abandoned: its job is
+settled as timed out, a fresh thread takes its place, and the stuck one ends by itself
+when it can. Each job has a context of its own: what it sets there is gone after it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import logging
 import threading
 import time
 from collections import deque
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.outcome import Overrun, TimeLimit
+from taskq.worker.outcome import Overrun, TimeLimit, overran
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,8 @@ log = logging.getLogger("taskq.worker")
 
 STUCK_S = 0.7
 """Seconds after the limit until a thread that has not stopped is abandoned."""
+_ARRIVAL_S = 0.1
+"""An exception that was sent to a running thread and has not come by then was swallowed."""
 
 
 class _Slot:
@@ -44,7 +48,11 @@ class _Slot:
 
 
 class ThreadRunner:
-    """A pool of threads fed from one queue."""
+    """A pool of threads fed from one queue.
+
+    Attributes:
+        stuck: threads that were abandoned and have not ended.
+    """
 
     def __init__(
         self,
@@ -72,6 +80,7 @@ class ThreadRunner:
         self.waiting: dict[str, Claim] = {}
         self.running: dict[str, Claim] = {}
         self.stuck = 0
+        self._context: Context | None = None
 
     @property
     def busy(self) -> int:
@@ -87,8 +96,13 @@ class ThreadRunner:
 
     def _start(self) -> None:
         slot = _Slot()
+        if self._context is None:
+            self._context = copy_context()  # of the worker's own code
         slot.thread = threading.Thread(
-            target=self._work, args=(slot,), name=f"taskq-{len(self._threads)}", daemon=True
+            target=self._context.copy().run,
+            args=(self._work, slot),
+            name=f"taskq-{len(self._threads)}",
+            daemon=True,
         )
         self._threads.append(slot)
         slot.thread.start()
@@ -110,7 +124,11 @@ class ThreadRunner:
             if self.waiting.pop(claim.id, None) is None:
                 self.running.pop(claim.id, None)
                 continue  # given back meanwhile
-            value, error = self._run(slot, claim)
+            try:
+                value, error = self._run(slot, claim)
+            except Overrun as err:  # between two statements that should have caught it
+                slot.claim = None
+                value, error = None, overran(claim, err)
             if slot.abandoned:
                 self._wake(self._unstick)
                 return
@@ -124,7 +142,6 @@ class ThreadRunner:
     def _run(self, slot: _Slot, claim: Claim) -> tuple[Any, BaseException | None]:
         value: Any = None
         error: BaseException | None = None
-        arrived = False
         try:
             self._begin(claim)
             assert claim.fn is not None
@@ -132,36 +149,31 @@ class ThreadRunner:
             with slot.lock:
                 slot.fired = False
                 slot.claim = claim
-            value = claim.fn(*claim.args, **claim.kwargs)
-        except Overrun as err:
-            arrived = True
-            error = self._overrun(claim, err)
+            value = copy_context().run(claim.fn, *claim.args, **claim.kwargs)
         except BaseException as err:  # noqa: BLE001 (SystemExit in a task ends the job, not the worker)
             error = err
         # From here on the limit may still strike until `claim` is taken from the slot,
         # and what was fired before must have arrived before the next job begins.
+        after = False
         while True:
             try:
                 with slot.lock:
                     slot.claim = None
                     fired = slot.fired
-                if fired and not arrived:
-                    give_up = time.monotonic() + 1.0
+                if fired and not after and not isinstance(error, Overrun):
+                    give_up = time.monotonic() + _ARRIVAL_S
                     while time.monotonic() < give_up:
                         time.sleep(0)
                 break
             except Overrun:
-                arrived = True
+                after = True
+        if fired and not after:  # else it had ended by itself
+            error = overran(claim, error)
         context.leave()
         try:
             return value, error
         finally:
             del claim, value, error  # as in _work
-
-    @staticmethod
-    def _overrun(claim: Claim, err: BaseException) -> BaseException:
-        limit = TimeLimit(f"{claim.name} ran longer than its time limit of {claim.deadline:g} s")
-        return limit.with_traceback(err.__traceback__)
 
     # -- on the event loop ---------------------------------------------------------------
 

@@ -43,6 +43,7 @@ Examples:
 \b
 wait     age of the job that is next in the queue
 started  jobs in the hands of workers
+stuck    threads and coroutines that ran on at their time limit
 beat     how long ago a worker last said that it lives
 """
 
@@ -183,7 +184,7 @@ def _worker(worker: WorkerInfo) -> list[str]:
         Cell(worker.name),
         Cell(worker.host),
         Cell("" if worker.pid is None else worker.pid),
-        Cell(worker.state or "?", _STATES.get(worker.state)),
+        _state(worker),
         Cell(",".join(worker.queues)),
         Cell(f"{worker.finished:,}"),
         Cell(f"{worker.failed:,}", "red" if worker.failed else None),
@@ -191,6 +192,13 @@ def _worker(worker: WorkerInfo) -> list[str]:
         Cell(ago(worker.heartbeat_age_s), "yellow" if stale else None),
         Cell(running),
     ]
+
+
+def _state(worker: WorkerInfo) -> Cell:
+    """RQ's word, and how many threads and coroutines would not end at their limit."""
+    if worker.stuck:
+        return Cell(f"{worker.state or '?'}, {worker.stuck} stuck", "red")
+    return Cell(worker.state or "?", _STATES.get(worker.state))
 
 
 def _watch(lines: Callable[[], list[str]], interval: float) -> None:

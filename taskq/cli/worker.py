@@ -102,6 +102,22 @@ QUIT prints stacks; HUP replaces the processes one by one.
     shared=True,
     help="Replace a process that uses more memory than this.",
 )
+@setting(
+    "--max-stuck",
+    type=click.IntRange(min=0),
+    metavar="N",
+    shared=True,
+    help="Replace a process with more threads and coroutines than this that do not end at their "
+    "time limit. Default: as many as --threads.",
+)
+@setting(
+    "--slow-loop",
+    type=Duration(),
+    default=0.5,
+    show_default="0.5s",
+    shared=True,
+    help="Log what holds up the event loop for longer; 0: nothing.",
+)
 @setting("--rq", is_flag=True, help="Run any RQ job too: unpickles, imports what jobs name.")
 @setting(
     "--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id."
@@ -244,6 +260,8 @@ def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
         burst=options["burst"],
         max_jobs=options["max_jobs"],
         max_memory_mb=options["max_memory"],
+        max_stuck=options["max_stuck"],
+        slow_loop_s=options["slow_loop"],
         rq=options["rq"],
         log_level=options["log_level"],
         log_format=options["log_format"],

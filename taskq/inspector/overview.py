@@ -30,6 +30,7 @@ _WORKER_FIELDS = (
     "total_working_time",
     "version",
     "python_version",
+    "tq_stuck",
 )
 _REGISTRIES = ("wip", "scheduled", "deferred", "canceled")
 _EXPIRING = ("finished", "failed")
@@ -66,6 +67,7 @@ class WorkerInfo:
         running: executions it has registered (those older than a second).
         jobs: ids of some of these.
         heartbeat_age_s: seconds since it last said that it lives.
+        stuck: threads and coroutines that did not end at their time limit, and run on.
     """
 
     name: str
@@ -82,6 +84,7 @@ class WorkerInfo:
     uptime_s: float | None = None
     version: str = ""
     python: str = ""
+    stuck: int = 0
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,7 @@ def _worker(name: str, info: dict[str, Any], running: Any, members: Any, at: flo
         uptime_s=None if birth is None else max(at - birth, 0.0),
         version=text(info["version"]),
         python=text(info["python_version"]).split(" ")[0],
+        stuck=whole(info["tq_stuck"]) or 0,
     )
 
 
