@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from taskq.calls import Call as Call
     from taskq.context import JobContext as JobContext
     from taskq.context import current_job as current_job
+    from taskq.depends import Depends as Depends
     from taskq.errors import AmbiguousApp as AmbiguousApp
     from taskq.errors import BrokerUnavailable as BrokerUnavailable
     from taskq.errors import ConfigError as ConfigError
@@ -56,6 +57,7 @@ _HOME = {
     "taskq.app": ("TaskQ", "task"),
     "taskq.calls": ("Call",),
     "taskq.context": ("JobContext", "current_job"),
+    "taskq.depends": ("Depends",),
     "taskq.errors": (
         "AmbiguousApp",
         "BrokerUnavailable",

@@ -17,6 +17,7 @@ from taskq.definition import module_name
 from taskq.errors import ConfigError, InvalidArguments, UnknownTask
 from taskq.handle import Batch, Handle
 from taskq.option_checks import check_job_id
+from taskq.provider import Provider
 from taskq.registry import REGISTRY
 from taskq.serializers import Codec
 from taskq.settings import load, redact, redis_url
@@ -34,7 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TaskQ:
+class TaskQ(Provider):
     """A program's task queue: `queue = TaskQ()`, then `@queue.task`.
 
     Attributes:
@@ -159,6 +160,7 @@ class TaskQ:
                     raise name_taken(name, holder, task)
             for name in (task.name, *task.aliases):
                 self.tasks[name] = task
+            task.taken_by(self)
 
     def load(self) -> None:
         """Import the modules of `include` and take their unbound tasks. Idempotent.

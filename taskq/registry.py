@@ -109,6 +109,14 @@ class Registry:
                 self._from_environment = self.make_app()
             return self._from_environment
 
+    def known_app(self, task: Definition) -> Any:
+        """Return what `app_for` would, where it is one and there; else None. Makes nothing."""
+        with self._lock:
+            found, _including = self._candidates(task.module)
+            if found:
+                return found[0] if len(found) == 1 else None
+            return self._from_environment
+
     def _candidates(self, module: str) -> tuple[list[Any], bool]:
         """Return the apps that may be meant, and whether they include the module."""
         apps = self._living()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
 
+from taskq.depends import Dependency
 from taskq.errors import InvalidArguments
 
 _NOTHING_DONE = "Nothing was enqueued."
@@ -24,6 +25,7 @@ class CallCheck:
     __slots__ = (
         "_allowed",
         "_last",
+        "_passed",
         "_required",
         "_taken",
         "_var_keywords",
@@ -42,8 +44,12 @@ class CallCheck:
         self.name = name
         self.signature = inspect.signature(fn)
         parameters = self.signature.parameters.values()
-        positional = [p for p in parameters if p.kind in _POSITIONAL]
-        named = [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
+        # Dependencies are made where the task runs: no call of a job has them.
+        made = {p.name for p in parameters if isinstance(p.default, Dependency)}
+        passed = [p for p in parameters if p.name not in made]
+        self._passed = self.signature.replace(parameters=passed) if made else self.signature
+        positional = [p for p in passed if p.kind in _POSITIONAL]
+        named = [p for p in passed if p.kind is Parameter.KEYWORD_ONLY]
         self._var_positional = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self._var_keywords = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         # Index: how many positional arguments the call has, at most all parameters.
@@ -59,7 +65,7 @@ class CallCheck:
         )
         by_name = [p for p in positional if p.kind is not Parameter.POSITIONAL_ONLY]
         self._taken = tuple(
-            frozenset(p.name for p in by_name) - self._allowed[count]
+            frozenset(p.name for p in by_name) - self._allowed[count] | made
             for count in range(len(positional) + 1)
         )
 
@@ -89,7 +95,7 @@ class CallCheck:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return all arguments by name, defaults filled in, for a call that was checked."""
-        bound = self.signature.bind(*args, **kwargs)
+        bound = self._passed.bind(*args, **kwargs)
         bound.apply_defaults()
         return bound.arguments
 
@@ -101,9 +107,9 @@ class CallCheck:
             return None
 
     def single_parameters(self) -> list[str]:
-        """Return the names of all parameters but `*args` and `**kwargs`."""
+        """Return the names of all that calls pass, but `*args` and `**kwargs`."""
         several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        return [p.name for p in self.signature.parameters.values() if p.kind not in several]
+        return [p.name for p in self._passed.parameters.values() if p.kind not in several]
 
     def text(self) -> str:
         """Return the call as written in the source: `thumbnail(path: str, size: int = 256)`.
@@ -131,6 +137,13 @@ class CallCheck:
             return f"takes {_at_most(self._last)}, got {count}."
         count = min(count, self._last)
         allowed = self._allowed[count]
+        for name in kwargs:
+            parameter = self.signature.parameters.get(name)
+            if parameter is not None and isinstance(parameter.default, Dependency):
+                return (
+                    f"got {name!r}, which is a dependency: {parameter.default!r} is called where "
+                    "the task runs, and what it gives is never part of a job. Leave it out."
+                )
         if twice := sorted(self._taken[count] & kwargs.keys()):
             return f"got {twice[0]!r} twice: by position and by name."
         if not self._var_keywords and (unexpected := [n for n in kwargs if n not in allowed]):

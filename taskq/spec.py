@@ -18,8 +18,10 @@ from typing import Any
 from taskq.annotations import Rebuild, args_rebuilder, result_rebuilder
 from taskq.broker.records import NewJob
 from taskq.definition import Mode, body_of, check_function, check_name, mode_of, module_name
+from taskq.depends import needs_of
 from taskq.errors import ConfigError
 from taskq.ids import new_id
+from taskq.injection import Injection
 from taskq.options import DEFAULTS, Options, whole_s
 from taskq.registry import REGISTRY
 from taskq.signature import CallCheck
@@ -36,6 +38,8 @@ class TaskSpec:
         name: import path by which workers find it, or the `name=` of the decorator.
         aliases: older names under which jobs may still wait.
         fn: the function itself.
+        runnable: what runs it, here and in workers: the function, or it with its dependencies.
+        injection: its dependencies; None without.
         mode: "asyncio" or "thread": what a worker runs it on.
         module: module of the function, as a worker imports it.
         qualname: name of the function within its module.
@@ -50,6 +54,8 @@ class TaskSpec:
     qualname: str
     opts: Options
     signature: CallCheck
+    runnable: Callable[..., Any]
+    injection: Injection | None
     __wrapped__: Callable[..., Any]
 
     def __init__(
@@ -84,6 +90,11 @@ class TaskSpec:
         self.opts = DEFAULTS.merge(f"@task of {self.qualname}()", rest)
         self.signature = _signature(checked)
         self._app = app
+        self._taken_by: Callable[[], Any] = _nobody
+        self.runnable = checked
+        self.injection = self._injection()
+        if self.injection is not None:
+            self.runnable = self.injection.runnable
         self._found: tuple[int, weakref.ref[Any]] | None = None
         self._names = self.signature.positional_names
         self._check: Check = self.signature.check
@@ -112,6 +123,21 @@ class TaskSpec:
         self._found = (changes, weakref.ref(app))
         return app
 
+    def _injection(self) -> Injection | None:
+        needs = needs_of(self.fn, self.qualname)
+        if not needs:
+            return None
+        awaited = self.mode == "asyncio"
+        return Injection(self.fn, self.qualname, needs, self._known_app, awaited=awaited)
+
+    def _known_app(self) -> Any:
+        """The app, or None: a plain call of an unbound task makes none."""
+        return self._app or self._taken_by() or REGISTRY.known_app(self)
+
+    def taken_by(self, app: Any) -> None:
+        """An app includes this task: its dependencies are at home there. Held weakly."""
+        self._taken_by = weakref.ref(app)
+
     @property
     def is_bound(self) -> bool:
         """Whether it was made by an app's decorator."""
@@ -131,7 +157,8 @@ class TaskSpec:
     @functools.cached_property
     def rebuild_args(self) -> Rebuild | None:
         """What turns decoded arguments into the models the annotations name, or None."""
-        return args_rebuilder(self.fn, self.signature)
+        rebuild = args_rebuilder(self.fn, self.signature)
+        return rebuild if self.injection is None else self.injection.guarded(rebuild)
 
     @functools.cached_property
     def rebuild_result(self) -> Callable[[Any], Any] | None:
@@ -189,6 +216,10 @@ class TaskSpec:
             "session, or in a file that is no module. Put it into a .py file, or name what the "
             'worker has: @queue.task(name="shop.images.thumbnail"). Nothing was enqueued.'
         )
+
+
+def _nobody() -> None:
+    return None
 
 
 def _waiting_s(opts: Options) -> int | None:

@@ -57,6 +57,7 @@ class Task(TaskSpec, Generic[P, C]):
     """
 
     fn: Callable[P, C]
+    runnable: Callable[P, C]
     _origin: Task[P, C] | None = None  # what .options() was called on, for pickle
 
     def __init__(
@@ -75,8 +76,11 @@ class Task(TaskSpec, Generic[P, C]):
         super().__init__(fn, app, given)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
-        """Run the function here and now, as if it were not decorated."""
-        return self.fn(*args, **kwargs)
+        """Run the function here and now, as if it were not decorated.
+
+        Dependencies that are not passed are made for the call, and closed after it.
+        """
+        return self.runnable(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} ({self.mode})>"

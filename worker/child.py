@@ -174,6 +174,8 @@ async def _serve(
     why = await runtime.run(ready)
     watch.cancel()
     _tell(control, {"end": why, "jobs": runtime.jobs, "lost": runtime.settler.lost})
+    if why == "lifespan":
+        return EXIT_APP
     return EXIT_REPLACE if why in {"jobs", "memory", "fenced", "stuck", "failed"} else EXIT_OK
 
 

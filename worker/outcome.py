@@ -35,6 +35,13 @@ UNKNOWN_DELAY_S = 10.0
 """A task this worker does not know may be one of the next release: six times ten seconds."""
 
 
+_OURS = (
+    __name__.rpartition(".")[0],
+    *("taskq.injection", "taskq.opened", "taskq.held", "taskq.resources", "contextlib"),
+)
+"""Modules, and beginnings of their names, that stand between a worker and a task's code."""
+
+
 class Overrun(BaseException):
     """Raised inside a task's thread at its time limit.
 
@@ -208,10 +215,9 @@ def _text(err: BaseException) -> str:
 
 
 def user_part(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of this package."""
-    here = __name__.rpartition(".")[0]
+    """The traceback without the frames that lead to the task, or to its dependency."""
     start = tb
-    while tb is not None and str(tb.tb_frame.f_globals.get("__name__", "")).startswith(here):
+    while tb is not None and str(tb.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
         tb = tb.tb_next
     return tb or start
 

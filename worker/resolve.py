@@ -48,7 +48,7 @@ class Resolver:
             claim.pickled = True
         task = self.app.tasks.get(name) if instance is None else self._as_task(name, instance)
         if task is not None:
-            claim.fn = task.fn
+            claim.fn = task.runnable
             claim.mode = task.mode
             if task.rebuild_args is not None:
                 args, kwargs = task.rebuild_args(args, kwargs)
@@ -123,7 +123,7 @@ def _import(name: str, instance: Any) -> Callable[..., Any]:
         if instance is not None:
             found: Callable[..., Any] = getattr(instance, name)
             if name == "__call__" and hasattr(instance, "mode"):  # a task's own object
-                found = instance.fn
+                found = instance.runnable
             return found
         module, _, attribute = name.rpartition(".")
         rest: list[str] = [attribute]
@@ -145,6 +145,6 @@ def _import(name: str, instance: Any) -> Callable[..., Any]:
     if not callable(target):
         raise UnknownTask(f"{name!r} is a {type(target).__name__}, not a function")
     called: Callable[..., Any] = (
-        getattr(target, "fn", target) if hasattr(target, "mode") else target
+        getattr(target, "runnable", target) if hasattr(target, "mode") else target
     )
     return called

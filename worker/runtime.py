@@ -2,7 +2,7 @@
 
 Order of the stop: nothing is reserved any more; what has not begun goes back to the
 head of its queue; what runs gets the grace time, is then cancelled and given back;
-what ended is settled; the worker takes its leave.
+what ended is settled; what the process had open is closed; the worker takes its leave.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from taskq.resources import Resources
 from taskq.worker import heartbeat, items
 from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
@@ -68,6 +69,7 @@ class Runtime:
         self._stop = asyncio.Event()
         self._stop_why = ""
         self._services: list[asyncio.Task[None]] = []
+        self._resources = Resources(app)
         me = Identity.of(settings, uid)
         self.name = me.name
         broker = app.broker
@@ -105,14 +107,19 @@ class Runtime:
         """Work until told to stop; `ready` is called when Redis knows this worker.
 
         Returns:
-            Why it stopped: "asked", "burst", "jobs", "memory", "stuck", "fenced", "failed".
+            Why it stopped: "asked", "burst", "jobs", "memory", "stuck", "fenced", "failed";
+            "lifespan": it could not start.
         """
         stopping = self._loop.create_task(self._stop.wait())
+        if not await self._open_resources(stopping):
+            await self._close_links()
+            return self._stop_why
         hello = self._loop.create_task(self._presence.hello())
         await asyncio.wait([hello, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not hello.done():  # told to stop while there is no Redis: nothing is in hand
             hello.cancel()
             await asyncio.gather(hello, return_exceptions=True)
+            await self._resources.stop()
             await self._close_links()
             return self._stop_why
         hello.result()
@@ -149,6 +156,22 @@ class Runtime:
         self._room.close()
         self._stop.set()
 
+    async def _open_resources(self, stopping: asyncio.Task[bool]) -> bool:
+        """Enter the app's lifespan; False when that fails, or there is no time for it."""
+        starting = self._loop.create_task(self._resources.start())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        elif (error := starting.exception()) is None:
+            return True
+        else:
+            log.critical("Cannot start: the app's lifespan raised %r", error, exc_info=error)
+            self._stop_why = "lifespan"
+            stopping.cancel()
+        await self._resources.stop()
+        return False
+
     async def _finish(self) -> None:
         """Everything after the last reserve; see the order in the module's docstring."""
         for claim in self._suspects.withdraw()[::-1]:
@@ -170,6 +193,7 @@ class Runtime:
             log.error("Redis is away: %d ended jobs could not be settled; their leases will end "
                       "and they run again", self.settler.pending)  # fmt: skip
         await self._until(lambda: not self._door.inside, _LANE_AT_END_S)
+        await self._resources.stop()
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)

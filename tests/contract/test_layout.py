@@ -29,6 +29,7 @@ INNER_FIRST = """
     terminal logs
     broker
     context
+    depends held resources opened injection provider
     signature annotations definition option_checks options unique registry spec
     patience questions verdict pending progress callbacks future inbox waiting batch handle
     calls tasks app finder
@@ -51,7 +52,7 @@ REDIS_IMPORTERS = {
 """Beginnings of names, each with its reason."""
 
 EXPORTED = """
-    TaskQ task Task Call Retry
+    TaskQ task Task Call Retry Depends
     JobContext current_job
     Handle Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments

@@ -23,11 +23,12 @@ pytestmark = [
     ),
 ]
 
-RIGHT = ROOT / "tests" / "typing" / "right_calls.py"
+RIGHT = sorted((ROOT / "tests" / "typing").glob("right_*.py"))
 
 WRONG = """
 from __future__ import annotations
-from taskq import Batch, Handle, Task, TaskQ, task
+from collections.abc import AsyncIterator, Iterator
+from taskq import Batch, Depends, Handle, Task, TaskQ, task
 
 queue = TaskQ()
 
@@ -74,6 +75,26 @@ async def program() -> None:
     result: str = await fetch("x")  # WRONG
 
 queue.task(3)  # WRONG
+
+def yields() -> Iterator[str]:
+    yield "x"
+
+async def yields_async() -> AsyncIterator[str]:
+    yield "x"
+
+@queue.task
+def depends(
+    *,
+    a: int = Depends(yields),  # WRONG
+    b: int = Depends(yields_async),  # WRONG
+    d: str = Depends(yields, scope="app"),  # WRONG
+) -> None: ...
+
+Depends("x")  # WRONG
+
+@queue.lifespan  # WRONG
+def lifespan() -> int:
+    return 1
 """
 
 ONLY_PYRIGHT = """
@@ -160,9 +181,10 @@ def marked(source: str) -> set[int]:
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_right_calls_are_accepted(checker, request, tmp_path):
-    file = tmp_path / "right_calls.py"
-    file.write_text(RIGHT.read_text())
+@pytest.mark.parametrize("page", RIGHT, ids=lambda page: page.stem)
+def test_right_calls_are_accepted(checker, page, request, tmp_path):
+    file = tmp_path / page.name
+    file.write_text(page.read_text())
     assert request.getfixturevalue(checker)(file) == set()
 
 
