@@ -60,7 +60,7 @@ class Opened:
     async def _value(self, need: Need) -> Any:
         if need.key not in self._values:
             resources = self._place.resources
-            if need.scope == "process" and resources is not None:
+            if need.scope == "process" and resources is not None and resources.keeps:
                 value = await self._place.obtain(need, resources)
             else:
                 value = await self._make(need)

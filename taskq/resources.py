@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from taskq.depends import Maker, Need, Replaced
@@ -30,6 +30,7 @@ SLOW_S = 10.0
 """A lifespan that has not started after this time is spoken of."""
 _SLICE_S = 0.05
 """A thread that waits for the event loop looks up so often: a time limit has to reach it."""
+_MISSING = object()
 
 
 class Home(Protocol):
@@ -47,11 +48,13 @@ class Resources:
         app: whose lifespan it is; while it lives, `app.resources` is this.
         state: what the lifespan yielded.
         started: whether it has come to its `yield`, or there is none.
+        keeps: whether process-scoped values stay; in tests they last for one execution.
     """
 
-    def __init__(self, app: Home) -> None:
+    def __init__(self, app: Home, *, keeps: bool = True) -> None:
         """Nothing is open yet."""
         self.app = app
+        self.keeps = keeps
         self.state: Any = None
         self.started = False
         self._loop = asyncio.get_running_loop()
@@ -96,6 +99,7 @@ class Resources:
     async def stop(self, limit_s: float = CLOSE_S) -> None:
         """Close everything, the last first; what does not close in time is left, and logged."""
         self._ended = True
+        self._ready.clear()
         end = self._loop.time() + limit_s
         for task in list(self._makers):
             task.cancel()
@@ -128,8 +132,11 @@ class Resources:
         Raises:
             KeyError: it is not there yet, and this is the event loop's thread.
         """
-        if self.on_loop or need.key in self._ready:
-            return self._ready[need.key]
+        value = self._ready.get(need.key, _MISSING)
+        if value is not _MISSING:
+            return value
+        if self.on_loop:
+            raise KeyError(need.name)
         return self.run(self.aobtain(need))
 
     async def aobtain(self, need: Need) -> Any:
@@ -237,10 +244,14 @@ def _is_asynchronous(make: Maker) -> bool:
 
 
 @contextmanager
-def standing_alone(app: Home) -> Iterator[Resources]:
+def standing_alone(app: Home, *, for_tests: bool = False) -> Iterator[Resources]:
     """Resources with an event loop in a thread of its own, for a process that has none.
 
-    Raises what the lifespan raises. Blocks at the end until everything is closed.
+    Blocks at the end until everything is closed. Raises what the lifespan raises.
+
+    Args:
+        app: whose they are.
+        for_tests: without the lifespan, and with nothing that stays.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="taskq-resources", daemon=True)
@@ -250,17 +261,33 @@ def standing_alone(app: Home) -> Iterator[Resources]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
     async def made() -> Resources:
-        return Resources(app)
+        return Resources(app, keeps=not for_tests)
 
     resources = on_loop(made())
+    before = app.resources
     try:
-        on_loop(resources.start())
+        if for_tests:
+            app.resources = resources
+        else:
+            on_loop(resources.start())
         yield resources
     finally:
+        app.resources = before
         try:
             on_loop(resources.stop())
         finally:
+            on_loop(_tidy())
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            with suppress(RuntimeError):  # something on it does not end
-                loop.close()
+            loop.close()
+
+
+async def _tidy() -> None:
+    """Cancel what is left on the loop, for a moment, and let its own threads end."""
+    loop = asyncio.get_running_loop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=1.0)
+    await loop.shutdown_asyncgens()
