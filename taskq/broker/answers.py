@@ -7,6 +7,7 @@ from typing import Any
 
 from redis import exceptions as rexc
 
+from taskq.broker import tls
 from taskq.broker.alink import AsyncLink
 from taskq.broker.link import SyncLink, pack
 from taskq.broker.scripts import Script
@@ -32,6 +33,9 @@ def value_of(answer: Any) -> Any:
 
 def reason_of(err: Exception) -> str:
     """Why Redis could not be reached, in a few words."""
+    refused = tls.certificate_error(err)
+    if refused is not None:
+        return tls.refusal(refused)
     text = str(err).strip().rstrip(".")
     if "Connection refused" in text or isinstance(err, ConnectionRefusedError):
         return "connection refused"

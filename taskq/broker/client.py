@@ -77,7 +77,10 @@ class Broker:
                 'or run "taskq dev hello.py", which brings its own.'
             )
         origin = "" if self.source == "argument" else f" (from {self.source})"
-        return f"No Redis at {place}{origin}: {reason_of(err)}."
+        hint = ""
+        if self.url.startswith("rediss:") and "Timeout connecting" in str(err):
+            hint = " If it does not speak TLS, use redis://."  # then both sides wait for the other
+        return f"No Redis at {place}{origin}: {reason_of(err)}.{hint}"
 
     # -- links ---------------------------------------------------------------------------
 

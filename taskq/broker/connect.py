@@ -7,17 +7,20 @@ which doubled jobs in trials. Our own links resend, and only what is idempotent.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any
 
 import redis
 import redis.asyncio as aredis
+from redis import exceptions as rexc
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from taskq.broker import sentinel
+from taskq.broker import sentinel, tls
 from taskq.errors import ConfigError
 
 # redis-py has types for some of what it exports, in some versions
@@ -35,7 +38,7 @@ def check_url(url: str) -> None:
     """Refuse a URL that could never work, before anything is tried.
 
     Raises:
-        ConfigError: unknown scheme, bad port or bad option.
+        ConfigError: unknown scheme, bad port or bad option, or a file that cannot be read.
     """
     scheme = url.partition("://")[0]
     if scheme not in _SCHEMES or "://" not in url:
@@ -45,12 +48,17 @@ def check_url(url: str) -> None:
             "or redis+sentinel://host:26379,host:26379/service/0."
         )
     try:
-        if _is_sentinel(url):
-            sentinel.parse(url)
-        else:
-            _parse_url(url)
-    except ValueError as err:
-        raise ConfigError(f"The Redis URL is wrong: {err}.") from err
+        options = sentinel.parse(url).options if _is_sentinel(url) else _parse_url(url)
+        for pool in (sync_pool(url, None), async_pool(url)):
+            make(pool)  # refuses options that it does not know
+    except (ValueError, TypeError, rexc.RedisError) as err:
+        raise ConfigError(f"The Redis URL is wrong: {_words(err)}.") from err
+    tls.check_files(options)
+
+
+def _words(err: Exception) -> str:
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(err))
+    return f"it has an unknown option, {unknown[1]}" if unknown else str(err).rstrip(".")
 
 
 def _is_sentinel(url: str) -> bool:
@@ -75,6 +83,8 @@ def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
         return pool
     if url.startswith("unix:"):
         del options["socket_connect_timeout"]
+    if url.startswith("rediss:"):
+        options |= tls.defaults(_parse_url(url))
     return redis.ConnectionPool.from_url(url, **options)
 
 
@@ -94,6 +104,8 @@ def async_pool(url: str) -> aredis.ConnectionPool:
             service.name, sentinel.AsyncSentinels(service), **options
         )
         return pool
+    if url.startswith("rediss:"):
+        options |= tls.defaults(_parse_url(url))
     return aredis.ConnectionPool.from_url(url, **options)
 
 
@@ -101,3 +113,17 @@ def make(pool: Any, **override: Any) -> Any:
     """One new connection with the pool's settings, outside the pool; not yet connected."""
     kwargs = {**pool.connection_kwargs, **override}
     return pool.connection_class(**kwargs)
+
+
+async def drop(connection: Any) -> None:
+    """Close an asyncio connection at once, whatever is under way on it.
+
+    With TLS an orderly end waits for the other side's farewell, for up to 30 s: a program that
+    ends its event loop now would leave the socket open.
+    """
+    writer = getattr(connection, "_writer", None)  # redis-py has no public name for it
+    # it may be broken already: then nothing is left to close
+    with contextlib.suppress(OSError, RuntimeError, rexc.RedisError):
+        if writer is not None:
+            writer.transport.abort()
+        await connection.disconnect(nowait=True)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import hiredis
 from redis import exceptions as rexc
 
-from taskq.broker import connect
+from taskq.broker import connect, tls
 from taskq.broker.scripts import Script
 from taskq.errors import BrokerUnavailable
 
@@ -29,7 +29,11 @@ PASSING = (
 """Errors after which the same request may be sent again: they pass when Redis is back."""
 
 FINAL = (rexc.AuthenticationError, rexc.AuthorizationError, rexc.NoPermissionError)
-"""Connection errors that no waiting mends: a wrong password stays wrong."""
+
+
+def is_final(err: Exception) -> bool:
+    """Whether no waiting mends it: a wrong password stays wrong, and so does a certificate."""
+    return isinstance(err, FINAL) or tls.certificate_error(err) is not None
 
 
 _PASSING_REPLY = re.compile(
@@ -100,11 +104,10 @@ class SyncLink:
                 connection = self._open(max(left, 0.05))
                 connection.send_packed_command([requests(attempt > 0)])
                 return [self._read(connection) for _ in range(replies)]
-            except FINAL as err:
+            except (*FINAL, *PASSING) as err:
                 self.close()
-                raise BrokerUnavailable(self._where(err)) from err
-            except PASSING as err:
-                self.close()
+                if is_final(err):
+                    raise BrokerUnavailable(self._where(err)) from err
                 attempt += 1
                 pause = backoff_s(attempt)
                 if time.monotonic() - start + pause >= deadline_s:

@@ -10,11 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from redis import exceptions as rexc
 
+from taskq.broker import connect
 from taskq.broker.link import backoff_s, is_passing, pack_all
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
@@ -221,8 +221,7 @@ class LoopWaiter:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(OSError, RuntimeError, rexc.RedisError):  # it is broken already
-                await connection.disconnect(nowait=True)
+            await connect.drop(connection)
 
     async def _recover(self, err: Exception) -> None:
         await self._drop()
