@@ -157,6 +157,8 @@ class Injection:
         """What a call opens, and what it needs now: tests may have replaced something."""
         home = self._home()
         resources = None if home is None else home.resources
+        if resources is not None and not resources.is_here:
+            resources = None
         place: Place = InThread(self._name, resources) if in_thread else OnLoop(resources)
         needs = self._needs
         if home is not None and home.overrides:

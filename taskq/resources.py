@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from concurrent.futures import wait
@@ -58,12 +59,17 @@ class Resources:
         self.state: Any = None
         self.started = False
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._process, self._thread = os.getpid(), threading.get_ident()
         self._ready: dict[Hashable, Any] = {}
         self._coming: dict[Hashable, asyncio.Future[tuple[Any, BaseException | None]]] = {}
         self._makers: set[asyncio.Task[None]] = set()
         self._open: list[tuple[str, Held]] = []
         self._ended = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is their process: one that a job forks has no event loop to ask."""
+        return os.getpid() == self._process
 
     @property
     def on_loop(self) -> bool:

@@ -22,7 +22,7 @@ APP = """
 import asyncio, os
 from datetime import datetime
 import redis
-from taskq import Retry, TaskQ
+from taskq import Depends, Retry, TaskQ
 
 queue = TaskQ()
 
@@ -34,6 +34,20 @@ def add(a, b=1):
 async def double(a):
     await asyncio.sleep(0)
     return 2 * a
+
+def client():
+    yield "client"
+
+async def session(*, on=Depends(client)):
+    yield f"session on {on}"
+
+@queue.task
+def with_client(a, *, c=Depends(client), d=Depends(client, scope="process")):
+    return [a, c, d]
+
+@queue.task
+async def with_session(a, *, s=Depends(session)):
+    return [a, s]
 
 @queue.task
 def later(when: datetime, names: set):
@@ -73,6 +87,8 @@ def test_tasks_run_on_a_stock_worker(
         (app.add.delay(1, b=2), 3),
         (app.add.delay("x" * 3000, b="y"), "x" * 3000 + "y"),
         (app.double.delay(4), 8),
+        (app.with_client.delay(1), [1, "client", "client"]),
+        (app.with_session.delay(2), [2, "session on client"]),
         (app.later.delay(when, {"b", "a"}), (when, ["a", "b"])),
     ]
     bad = app.fail.delay("oh")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taskq import ConfigError, Depends, InvalidArguments, TaskQ, TaskQError
+from taskq import ConfigError, Depends, InvalidArguments, Task, TaskQ, TaskQError
 from tests.fake_broker import FakeBroker, app_with
 
 EVENTS: list[str] = []
@@ -562,6 +562,23 @@ def test_a_fake_makes_an_asynchronous_dependency_plain():
     task = task_of(needy, app)
     with app.override_dependencies({session: lambda: "fake"}):
         assert task() == "fake"
+
+
+def test_an_unbound_task_is_at_home_in_the_app_that_took_it():
+    def asks(*, a: str = Depends(base)) -> str:
+        return a
+
+    asks.__qualname__ = "asks"
+    one, other = made_app(), made_app()
+    task = Task(asks)
+    with one.override_dependencies({base: lambda: "fake"}):
+        assert task() == "base"  # whose is it?
+        one._add(task)
+        assert task() == "fake"
+        assert task.options(queue="high")() == "fake"
+        with other.override_dependencies({base: lambda: "other"}):
+            assert task() == "fake"
+    assert task() == "base"
 
 
 @pytest.mark.parametrize(

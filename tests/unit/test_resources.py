@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -237,6 +238,24 @@ async def _async_nine() -> int:
     return 9
 
 
+def test_a_process_that_a_job_forks_has_no_loop_to_ask():
+    app = made_app()
+
+    def base() -> str:
+        return str(os.getpid())
+
+    def uses(*, a: str = Depends(base, scope="process")) -> str:
+        return a
+
+    uses.__qualname__ = "uses"
+    task = app.task(uses)
+    with standing_alone(app) as resources:
+        here = task()
+        resources._process = -1  # as in a child
+        assert task() == here
+        assert len(resources._ready) == 1
+
+
 def test_a_lifespan_that_fails_comes_through():
     app = made_app()
 
@@ -282,3 +301,20 @@ def test_an_app_has_one_lifespan():
         ConfigError, match="has a lifespan already, .*one; .*other would be its sec"
     ):
         app.lifespan(other)
+
+
+async def test_a_lifespan_that_takes_long_is_spoken_of(monkeypatch, caplog):
+    monkeypatch.setattr("taskq.resources.SLOW_S", 0.01)
+    app, gate = made_app(), asyncio.Event()
+
+    @app.lifespan
+    async def lifespan() -> AsyncIterator[None]:
+        await gate.wait()
+        yield
+
+    resources = Resources(app)
+    starting = asyncio.ensure_future(resources.start())
+    await until(lambda: "The lifespan has not come to its yield in 0.01 s" in caplog.text)
+    gate.set()
+    await starting
+    await resources.stop()
