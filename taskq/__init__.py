@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from taskq.context import JobContext as JobContext
     from taskq.context import current_job as current_job
     from taskq.depends import Depends as Depends
+    from taskq.endings import Ending as Ending
     from taskq.errors import AmbiguousApp as AmbiguousApp
     from taskq.errors import BrokerUnavailable as BrokerUnavailable
     from taskq.errors import ConfigError as ConfigError
@@ -52,12 +53,14 @@ if TYPE_CHECKING:
     from taskq.handle import wait as wait
     from taskq.retry import Retry as Retry
     from taskq.tasks import Task as Task
+    from taskq.webhooks import verify_webhook as verify_webhook
 
 _HOME = {
     "taskq.app": ("TaskQ", "task"),
     "taskq.calls": ("Call",),
     "taskq.context": ("JobContext", "current_job"),
     "taskq.depends": ("Depends",),
+    "taskq.endings": ("Ending",),
     "taskq.errors": (
         "AmbiguousApp",
         "BrokerUnavailable",
@@ -79,6 +82,7 @@ _HOME = {
     "taskq.handle": ("Batch", "Handle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
     "taskq.tasks": ("Task",),
+    "taskq.webhooks": ("verify_webhook",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

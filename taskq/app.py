@@ -5,6 +5,7 @@ Nothing is connected when a `TaskQ` is made; the broker comes with its first use
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import threading
@@ -82,6 +83,8 @@ class TaskQ(Provider):
             secret=(settings.secret or None) if secret is None else secret,
             max_bytes=settings.max_bytes,
         )
+        self._webhook_secret = settings.webhook_secret
+        self._secret = secret if secret is not None else settings.secret
         self.tasks: dict[str, Task[..., Any]] = {}
         self._name = ""
         self._url = url
@@ -132,6 +135,17 @@ class TaskQ(Provider):
     def rq_serializer(self) -> Any:
         """The serializer object for `rq.job.Job.fetch(id, serializer=...)`, with our settings."""
         return self.codec.rq_serializer()
+
+    @functools.cached_property
+    def webhook_keys(self) -> tuple[str, ...]:
+        """What webhooks are signed with, for their receivers ("whsec_..."); empty: not signed.
+
+        From TASKQ_WEBHOOK_SECRET, else derived from the app's secret, which is not in it.
+        """
+        from taskq.serializers.envelope import split_secrets  # noqa: PLC0415 (only here)
+        from taskq.webhooks import keys_of  # noqa: PLC0415 (ssl and http.client)
+
+        return keys_of(self._webhook_secret, split_secrets(self._secret) if self._secret else ())
 
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...

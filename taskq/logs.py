@@ -2,10 +2,12 @@
 
 A library does not configure logging; only the command line calls `configure`, and
 its handler keeps silent as soon as the program has handlers of its own. The root
-logger is never touched.
+logger is never touched. Records of other loggers that nobody handles, a task's own for
+one, come to the same handler by way of `logging.lastResort`.
 
 Records that belong to a job carry `job_id`, `task`, `queue` and `attempt` as extra
-attributes; arguments are never among them.
+attributes; arguments are never among them. A program that configures logging itself
+gets them with `JobFilter` on its handlers.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import IO, TYPE_CHECKING, Any
 
+from taskq.context import current_job
 from taskq.terminal import safe, safe_line
 
 JOB_FIELDS = ("job_id", "task", "queue", "attempt")
 """Extra attributes of a record that belongs to a job."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_PYTHONS_LAST_RESORT = logging.lastResort
 _COLORS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
 
 Fields = Callable[[], Mapping[str, object]]
@@ -102,6 +106,31 @@ class Handler(_Stream):
         super().emit(record)
 
 
+class JobFilter(logging.Filter):
+    """Adds `job_id`, `task`, `queue` and `attempt` to all records; None outside of a job.
+
+    For the handlers of a program that configures logging itself, each of them, so that
+    formats may name the attributes::
+
+        handler.addFilter(taskq.logs.JobFilter())
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through; in the thread that made it, so before any queue."""
+        fields = job_fields()
+        for name in JOB_FIELDS:
+            record.__dict__.setdefault(name, fields.get(name))
+        return True
+
+
+def job_fields() -> Mapping[str, object]:
+    """The attributes of the job that the calling code runs for; none outside of jobs."""
+    job = current_job(None)
+    if job is None:
+        return {}
+    return {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
+
+
 def configure(
     level: str = "info",
     form: str = "text",
@@ -120,6 +149,8 @@ def configure(
         fields: gives job_id, task, queue, attempt of the job that runs here, or nothing.
     """
     logger = logging.getLogger("taskq")
+    if isinstance(logging.lastResort, Handler):
+        logging.lastResort = _PYTHONS_LAST_RESORT
     for handler in [each for each in logger.handlers if isinstance(each, Handler)]:
         logger.removeHandler(handler)
     if logger.handlers or logging.getLogger().handlers:
@@ -131,6 +162,9 @@ def configure(
     )
     logger.addHandler(handler)
     logger.setLevel(level.upper())
+    # Only asked for records that no handler takes: a program that configures logging is left alone.
+    # Its type in the stubs is narrower than what logging does with it.
+    logging.lastResort = handler
 
 
 def _may_color(stream: IO[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from taskq.errors import ConfigError
 from taskq.retry import Retry
+from taskq.targets import wrong_target
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 """RQ's rule (`rq.job.JOB_ID_PATTERN`)."""
@@ -164,6 +165,14 @@ def _meta(value: Any) -> Mapping[str, Any] | None:
     return dict(value) or None
 
 
+def _target(value: Any) -> Any:
+    if value is None:
+        return None
+    if wrong := wrong_target(value):
+        raise _Refused(wrong)
+    return value
+
+
 def _later(value: Any) -> None:
     if value is not None and value is not False:
         raise _Refused("this version of taskq does not have this option yet.")
@@ -184,10 +193,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "job_id": _job_id,
     "description": _text_or_none,
     "meta": _meta,
-    "on_success": _later,
-    "on_failure": _later,
+    "on_success": _target,
+    "on_failure": _target,
     "durable": _later,
 }
 
-LATER = ("on_success", "on_failure", "durable")
+LATER = ("durable",)
 """Options of a coming version; their "off" values are accepted."""

@@ -16,11 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from taskq.errors import ConfigError
 from taskq.option_checks import LATER, check_option
 from taskq.retry import Retry
+
+if TYPE_CHECKING:
+    from taskq.endings import Callback
 
 DEFAULT_TIMEOUT_S = 180
 """RQ's own: a job without the field has this limit."""
@@ -52,6 +55,8 @@ class CallOptions(TypedDict, total=False):
     at_front: bool
     unique: bool | str | Callable[..., str | None] | None
     redeliver: bool
+    on_success: Callback | str | None
+    on_failure: Callback | str | None
     job_id: str | None
     description: str | None
     meta: Mapping[str, Any] | None
@@ -73,6 +78,8 @@ class Options:
         at_front: to the head of its queue instead of the tail.
         unique: True, a text, or a function of the arguments; None: not unique.
         redeliver: whether it runs again when its worker dies.
+        on_success: task to enqueue, or URL to call, when it has finished.
+        on_failure: the same for when it has failed for good.
         job_id: an id of the caller's choice; None: made for each call.
         description: text for people; None: made from the call when shown.
         meta: what `job.meta` starts with.
@@ -90,6 +97,8 @@ class Options:
     at_front: bool = False
     unique: bool | str | Callable[..., str | None] | None = None
     redeliver: bool = True
+    on_success: Callback | str | None = None
+    on_failure: Callback | str | None = None
     job_id: str | None = None
     description: str | None = None
     meta: Mapping[str, Any] | None = None
@@ -131,7 +140,10 @@ class Options:
     @cached_property
     def is_plain(self) -> bool:
         """Whether a job is nothing but id, queue, payload and `fields`: most are."""
-        own = (self.ttl, self.delay, self.at, self.unique, self.job_id, self.meta)
+        own = (
+            self.ttl, self.delay, self.at, self.unique, self.on_success, self.on_failure,
+            self.job_id, self.meta,
+        )  # fmt: skip
         return not self.at_front and all(value is None for value in own)
 
     @cached_property

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 FIELD = "tq_progress"
 """Field of the job hash: JSON [done, total, note]; total and note may be null."""
 
+_MOST = 1e300
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -26,7 +28,7 @@ class Progress:
     @property
     def fraction(self) -> float | None:
         """Share of the work that is done, 0 to 1; None where the total is not known."""
-        return min(self.done / self.total, 1.0) if self.total else None
+        return min(max(self.done / self.total, 0.0), 1.0) if self.total else None
 
 
 def parse_progress(raw: bytes | None) -> Progress | None:
@@ -35,6 +37,14 @@ def parse_progress(raw: bytes | None) -> Progress | None:
         return None
     try:
         done, total, note = json.loads(raw)
-        return Progress(done, total, str(note or ""))
-    except (ValueError, TypeError):
-        return None
+        if _is_number(done) and (total is None or _is_number(total)):
+            return Progress(done, total, str(note or ""))
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < _MOST  # false for NaN

@@ -43,6 +43,9 @@ class Settings:
         accept: what is read.
         secret: keys of the signature, the first one signs; empty: no signatures.
         max_bytes: limit of a payload, and of a result.
+        webhook_secret: keys that sign webhooks, the first one first; empty: made from `secret`.
+        webhook_http: hosts to which webhooks may go by plain http.
+        webhook_private: whether webhooks may go to private networks.
         eager: whether `.delay()` runs the task at once, in the caller.
         file: the pyproject.toml that was read, or None.
         table: its whole [tool.taskq], unchecked.
@@ -54,6 +57,9 @@ class Settings:
     accept: tuple[str, ...] = ("json",)
     secret: tuple[str, ...] = field(default=(), repr=False)
     max_bytes: int = 1_000_000
+    webhook_secret: tuple[str, ...] = field(default=(), repr=False)
+    webhook_http: tuple[str, ...] = ()
+    webhook_private: bool = True
     eager: bool = False
     file: Path | None = None
     table: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -72,11 +78,12 @@ def load(path: Path | str | None = None) -> Settings:
     file = Path(path) if path is not None else _nearest(Path("pyproject.toml"))
     table = _table(file) if file is not None else {}
     given = {key.replace("-", "_"): value for key, value in table.items()}
-    if "secret" in given:
-        raise ConfigError(
-            f"secret under [tool.taskq] in {file}: a secret does not belong into a file that is "
-            "shared. Set TASKQ_SECRET instead."
-        )
+    for name in ("secret", "webhook_secret"):
+        if name in given:
+            raise ConfigError(
+                f"{name} under [tool.taskq] in {file}: a secret does not belong into a file that "
+                f"is shared. Set TASKQ_{name.upper()} instead."
+            )
 
     def read(key: str, check: Callable[[str, Any], Any], default: Any) -> Any:
         variable = f"TASKQ_{key.upper()}"
@@ -96,6 +103,9 @@ def load(path: Path | str | None = None) -> Settings:
         accept=read("accept", _serializers, defaults.accept),
         secret=_secrets("TASKQ_SECRET", os.environ.get("TASKQ_SECRET")),
         max_bytes=read("max_bytes", _size, defaults.max_bytes),
+        webhook_secret=_secrets("TASKQ_WEBHOOK_SECRET", os.environ.get("TASKQ_WEBHOOK_SECRET")),
+        webhook_http=read("webhook_http", _names, defaults.webhook_http),
+        webhook_private=read("webhook_private", _boolean, defaults.webhook_private),
         eager=read("eager", _boolean, defaults.eager),
         file=file,
         table=table,
@@ -230,7 +240,7 @@ def _secrets(where: str, value: str | None) -> tuple[str, ...]:
     keys = tuple(item.strip() for item in value.split(","))
     if not all(keys):
         raise ConfigError(
-            f"{where} is empty or has an empty part. Unset it for unsigned payloads, or set one "
+            f"{where} is empty or has an empty part. Unset it for no signatures, or set one "
             "text, or several separated by commas (the first signs)."
         )
     return keys

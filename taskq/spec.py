@@ -22,6 +22,7 @@ from taskq.depends import needs_of
 from taskq.errors import ConfigError
 from taskq.ids import new_id
 from taskq.injection import Injection
+from taskq.notify import callback_fields
 from taskq.options import DEFAULTS, Options, whole_s
 from taskq.registry import REGISTRY
 from taskq.signature import CallCheck
@@ -166,7 +167,12 @@ class TaskSpec:
         return result_rebuilder(self.fn)
 
     def build(
-        self, app: Any, args: Arguments, kwargs: dict[str, Any], in_batch: bool = False
+        self,
+        app: Any,
+        args: Arguments,
+        kwargs: dict[str, Any],
+        in_batch: bool = False,
+        job_id: str = "",
     ) -> NewJob:
         """Make a job of a checked call: id, payload, fields. Nothing is sent.
 
@@ -175,13 +181,15 @@ class TaskSpec:
             args: positional arguments, checked.
             kwargs: arguments by name, checked.
             in_batch: whether it is one of several whose results are read together.
+            job_id: of a callback, whose id follows from its job's.
 
         Raises:
             NotSerializable: an argument cannot be carried.
             PayloadTooLarge: the arguments are over the limit.
+            ConfigError: a callback belongs to another app.
         """
         opts = self.opts
-        job_id = opts.job_id or new_id()
+        job_id = job_id or opts.job_id or new_id()
         data = app.codec.dump_call(
             self.name, args, kwargs, job_id=job_id, queue=opts.queue, names=self._names
         )
@@ -196,6 +204,8 @@ class TaskSpec:
         if opts.meta is not None:
             meta = app.codec.dump_value(dict(opts.meta), job_id=job_id, kind="meta", name=self.name)
             extra += ["meta", meta]
+        if opts.on_success is not None or opts.on_failure is not None:
+            extra += callback_fields(app, self.name, job_id, opts)
         return NewJob(
             id=job_id,
             queue=opts.queue,

@@ -49,7 +49,7 @@ def main() -> None:
     first, asked = _read_settings(control)
     uid, text = first["uid"], first["settings"]
     settings = WorkerSettings.from_json(text)
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, fields=logs.job_fields)
     if asked:
         _tell(control, {"end": "asked"})
         os._exit(EXIT_OK)

@@ -46,6 +46,7 @@ class Claim:
         result_ttl_s: how long the result is kept; 0: not at all, -1: for ever.
         begun_at: epoch, 0 until its code runs.
         begun_mono: the same on the monotonic clock.
+        tells: somebody may be told of its end (`on_success`, `on_failure`).
         why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
     """
 
@@ -64,6 +65,7 @@ class Claim:
     special = False
     recorded = False
     pickled = False
+    tells = False
     outcome: tuple[Any, BaseException | None] = (None, None)
     slot = -1
     why = ""
@@ -94,6 +96,7 @@ class Claim:
             raw = self.fields.get(b"tq_unique")
             if raw:
                 self.unique = raw.decode("utf-8", "replace")
+            self.tells = b"tq_on_success" in self.fields or b"tq_on_failure" in self.fields
 
     @property
     def context(self) -> JobContext:

@@ -61,6 +61,7 @@ def canceled(unique: str) -> Item:
     return Item("c", unique, "", ())
 
 
+_ENDS = ("f", "x")
 GIVEN_BACK = Item("g", "", "", ())
 """To the head of its queue."""
 
@@ -69,7 +70,8 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
     """Arguments of the script, and for each answer the position of its job in the batch."""
     groups: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
     for position, (claim, item) in enumerate(batch):
-        key = (item.kind, claim.position, claim.exec_id, item.unique, item.option)
+        option = "n" + item.option if claim.tells and item.kind in _ENDS else item.option
+        key = (item.kind, claim.position, claim.exec_id, item.unique, option)
         group = groups.get(key)
         if group is None:
             group = groups[key] = ([], [])

@@ -43,7 +43,7 @@ class Records:
         self._link = link
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self.reports: dict[str, str] = {}
+        self.reports: dict[str, tuple[float, float | None, str]] = {}
 
     async def write(self, claims: Sequence[Claim]) -> None:
         """Write or refresh the execution records of jobs that have run for a while.
@@ -90,17 +90,28 @@ class Records:
             await self._link.ask(lambda _resend: packed, len(commands), _PATIENCE_S)
 
     def report(self, job_id: str, done: float, total: float | None, note: str) -> None:
-        """Take a running job's progress, from any thread; the latest report counts."""
-        self.reports[job_id] = json.dumps([done, total, str(note)[:200]])
+        """Take a running job's progress, from any thread; the latest report counts.
+
+        Raises:
+            TypeError, ValueError: `done` or `total` is no number.
+        """
+        # Called as often as a task likes: it is written as text only when it is sent.
+        whole = None if total is None else _number(total)
+        self.reports[job_id] = (_number(done), whole, str(note)[:200])
 
     async def write_progress(self) -> None:
         """Write the reports that have come since the last time."""
         reports, self.reports = self.reports, {}
         keys = self._broker.keys
         chosen = script("progress")
-        args = [part for pair in reports.items() for part in pair]
+        args = [part for job_id, said in reports.items() for part in (job_id, json.dumps(said))]
         packed = pack_script(chosen, [keys.prefix, keys.own], args)
         try:
             await run_script(self._link, chosen, lambda _resend: packed, _PATIENCE_S)
         except (BrokerUnavailable, BrokerError):
             log.debug("Progress of %d jobs was not written", len(reports))
+
+
+def _number(value: object) -> float:
+    """What JSON can carry: numpy's numbers, Decimal and Fraction become floats."""
+    return value if type(value) in (int, float) else float(value)  # type: ignore[arg-type,return-value]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from taskq.errors import PayloadError, UnknownTask
+from taskq.notify import DELIVER
+from taskq.worker import callbacks
 from taskq.worker.claim import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class Resolver:
         if data is None:
             raise PayloadError("The job's record has no payload (field 'data').")
         codec = self.app.codec
-        name, instance, args, kwargs = codec.load_call(data, job_id=claim.id, queue=claim.queue)
+        signed_as = claim.id if claim.is_plain else callbacks.signed_as(claim)
+        name, instance, args, kwargs = codec.load_call(data, job_id=signed_as, queue=claim.queue)
         claim.name = name
         if self._pickles and _is_pickle(data):
             claim.pickled = True
@@ -52,6 +55,8 @@ class Resolver:
             claim.mode = task.mode
             if task.rebuild_args is not None:
                 args, kwargs = task.rebuild_args(args, kwargs)
+        elif name == DELIVER:
+            claim.fn = callbacks.deliver()
         elif self.rq:
             claim.fn = fn = _import(name, instance)
             if inspect.iscoroutinefunction(fn):
@@ -77,7 +82,7 @@ class Resolver:
 
         Raises:
             ValueError: a field holds what it must not; the text names it.
-            PayloadError: the metadata cannot be read.
+            PayloadError: the metadata cannot be read, or what a callback is to be told.
         """
         claim.deadline = claim.timeout_s
         claim.attempt = claim.attempt_by_record
@@ -86,6 +91,8 @@ class Resolver:
         raw = claim.fields.get(b"meta")
         if raw:
             claim.meta = self.app.codec.load_value(raw, job_id=claim.id, kind="meta")
+        if b"tq_of_at" in claim.fields:
+            callbacks.tell(claim, self.app)
 
     def _as_task(self, name: str, instance: Any) -> Task[..., Any] | None:
         """The task of this app that stock RQ pickled as the object to call."""

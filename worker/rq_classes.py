@@ -62,7 +62,7 @@ class LaneWorker(BaseWorker):
 class LaneQueue(Queue):
     """RQ's queue; remembers which dependents are ready, and schedules to the microsecond."""
 
-    own = ""
+    own = prefix = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As RQ."""

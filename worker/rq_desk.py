@@ -59,7 +59,7 @@ class Desk:
         if queue is None:
             serializer = DefaultSerializer if pickled else self._app.rq_serializer
             queue = LaneQueue(name, connection=self._connection, serializer=serializer)
-            queue.own = self._keys.own
+            queue.own, queue.prefix = self._keys.own, self._keys.prefix
             self._queue_of[name, pickled] = queue
         return queue
 

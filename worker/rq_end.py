@@ -3,6 +3,7 @@
 # ruff: noqa: SLF001 (RQ's own private steps are what this is about)
 from __future__ import annotations
 
+import base64
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,9 @@ from rq.job import JobStatus, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.rate_limit import release_slot
 from rq.timeouts import JobTimeoutException
+from rq.utils import utcformat
 
+from taskq.broker.scripts import script
 from taskq.errors import TaskQError
 from taskq.retry import RetryLater
 from taskq.worker.outcome import TimeLimit, describe, failure_item, shortened, user_part
@@ -108,7 +111,9 @@ class End:
 
     def _unfit(self) -> BaseException | None:
         """Why the result cannot be stored, if so. What stock RQ pickles it stores in any case."""
-        if self._value is None or self._claim.pickled or self._claim.result_ttl_s == 0:
+        claim = self._claim
+        unkept = claim.pickled or (claim.result_ttl_s == 0 and not claim.tells)
+        if self._value is None or unkept:
             return None
         try:
             self._queue.serializer.dumps(self._value)
@@ -203,6 +208,8 @@ class End:
             else:
                 commands.append(("HSET", failures, claim.id, describe(claim, self._error)[1]))
                 commands.append(("EXPIRE", failures, 70))
+        if claim.tells and not self._asks_again and not self._loaded.again:
+            commands += self._callback(own)
         if counting:
             if self._error is not None:
                 kind = "retried" if self._loaded.again else "failed"
@@ -214,6 +221,26 @@ class End:
                 commands.append(("HINCRBY", stats, field, n))
             commands.append(("EXPIRE", stats, 90_000))
         return commands
+
+    def _callback(self, own: str) -> list[Sequence[Any]]:
+        """The job's callback (see notify.py), enqueued in this transaction."""
+        claim = self._claim
+        kind = "success" if self._error is None else "failure"
+        prepared = claim.fields.get(f"tq_on_{kind}".encode())
+        if not prepared:
+            return []
+        facts: list[Any] = ["tq_of_meta", claim.fields.get(b"meta", b"")]
+        if self._error is None:
+            raw = b""
+            if self._value is not None:
+                raw = self._queue.serializer.dumps(self._value)
+            facts += ["tq_of_status", "finished", "tq_of_tries", claim.attempt]
+            facts += ["tq_of_result", base64.b64encode(raw)]
+        else:
+            text, error = describe(claim, self._error)
+            facts += ["tq_of_status", "failed", "tq_of_error", error, "tq_of_trace", text]
+        iso = utcformat(self._ended_at)
+        return [("EVAL", script("tell").text, 2, self._queue.prefix, own, prepared, iso, *facts)]
 
 
 def _again(rest: tuple[Any, ...]) -> tuple[float, bool, int | None]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskq.cli.connect import open_inspector
-from taskq.cli.options import command, json_option, redis_option
+from taskq.cli.follow import follow, progress_data, progress_text
+from taskq.cli.options import command, json_option, redis_option, setting
 from taskq.cli.output import ago, facts, paint, print_json, say, size
 from taskq.cli.query import COLORS, iso, row_data, took
 from taskq.cli.values import call_text, data, value_text
 from taskq.errors import JobNotFound
+from taskq.states import Status
 from taskq.terminal import safe, safe_line
 
 if TYPE_CHECKING:
@@ -24,16 +27,22 @@ _HELP = """Show everything about one job: call, times, result or traceback, earl
 Examples:
   taskq job 0aJx3kLmP9qRsTuVwXyZ12
   taskq job report-2026-11 --json
+  taskq job 0aJx3kLmP9qRsTuVwXyZ12 --follow     how far it is, until it has ended
 
-Exit code 1 where there is no such job. Pickled values are named, not loaded.
+Exit code 1 where there is no such job; with --follow, also where it did not finish.
+Pickled values are named, not loaded.
 """
 
 
 @command("job", text=_HELP, summary="Show everything about one job.")
 @click.argument("job_id", metavar="ID")
+@setting("--follow", "-f", "follow_it", is_flag=True, help="Show its progress until it has ended.")
 @redis_option
 @json_option
-def job_command(job_id: str, redis_url: str | None, as_json: bool) -> None:
+@click.pass_context
+def job_command(
+    ctx: click.Context, job_id: str, redis_url: str | None, as_json: bool, follow_it: bool
+) -> None:
     """Ask for the job, and show it."""
     from taskq.inspector import story  # noqa: PLC0415 (late: a command imports what it needs)
     from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
@@ -45,11 +54,17 @@ def job_command(job_id: str, redis_url: str | None, as_json: bool) -> None:
                 f"No job {job_id} at {redact(inspector.url)}. "
                 "It may have ended and expired (result_ttl is 500 s unless set)."
             )
-    if as_json:
+        finished = True
+        if follow_it:
+            finished = follow(inspector, job_id, safe_line(found.row.task or "?"), as_json)
+            found = inspector.run(story(inspector.keys, job_id))
+    if found is not None and as_json:
         print_json(as_data(found))
-        return
-    for line in _lines(found):
-        say(line)
+    elif found is not None:
+        for line in _lines(found):
+            say(line)
+    if not finished:
+        ctx.exit(1)
 
 
 def as_data(story: JobStory) -> dict[str, Any]:
@@ -61,6 +76,8 @@ def as_data(story: JobStory) -> dict[str, Any]:
         "meta": data(story.meta),
         "options": story.options,
         "results": [_entry_data(entry) for entry in story.results],
+        "progress": progress_data(story.progress),
+        "callbacks": list(story.callbacks),
         "ahead": story.ahead,
         "expires_s": story.expires_s,
         "other_fields": list(story.others),
@@ -113,15 +130,24 @@ def _facts(story: JobStory) -> list[tuple[str, str]]:
         ("started", _when(row.started_at)),
         ("ended", _when(row.ended_at) + _took(row)),
         ("worker", safe_line(row.worker)),
+        ("progress", _progress(story)),
         ("attempts", "" if row.attempts is None else str(row.attempts)),
         ("retries left", "" if row.retries_left is None else str(row.retries_left)),
         ("error", ": ".join(filter(None, (row.error_type, row.error)))),
+        ("callbacks", ", ".join(safe_line(one) for one in story.callbacks)),
         ("expires", "" if story.expires_s is None else f"in {ago(story.expires_s)}"),
         ("meta", value_text(story.meta) if story.meta is not None else ""),
         ("options", " ".join(f"{k}={safe_line(v, 200)}" for k, v in story.options.items())),
         ("too large", large),
         ("other fields", ", ".join(safe_line(name, 60) for name in story.others)),
     ]
+
+
+def _progress(story: JobStory) -> str:
+    """What it said last; of one that finished it would only mislead."""
+    if story.row.status == Status.FINISHED:
+        return ""
+    return progress_text(story.progress, bar=sys.stdout.isatty())
 
 
 def _ahead(story: JobStory) -> str:

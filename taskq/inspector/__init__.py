@@ -11,6 +11,7 @@ Keys read: RQ's queues, registries, job, worker and result keys; ours of paused 
 
 from __future__ import annotations
 
+from taskq.inspector.glimpse import Glimpse, glimpse
 from taskq.inspector.jobs import Criteria, JobList, find
 from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview
 from taskq.inspector.query import Inspector, Query
@@ -21,6 +22,7 @@ from taskq.inspector.story import JobStory, story
 
 __all__ = [
     "Criteria",
+    "Glimpse",
     "Inspector",
     "JobList",
     "JobRow",
@@ -32,6 +34,7 @@ __all__ = [
     "ServerInfo",
     "WorkerInfo",
     "find",
+    "glimpse",
     "listed",
     "overview",
     "story",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Command = Sequence[Any]
-Query = Generator[list[Command], list[Any], T]
+Query = Generator[Sequence[Command], list[Any], T]
 
 
 class Inspector:

@@ -12,6 +12,7 @@ from taskq.inspector.results import MAX_TRACEBACK, ResultEntry, read_entries
 from taskq.inspector.rows import JobRow, listed
 from taskq.inspector.values import count, fields, items, number, raw, text
 from taskq.keys import Keys
+from taskq.progress import FIELD, Progress, parse_progress
 from taskq.states import Status
 
 MAX_ENTRIES = 10
@@ -42,8 +43,11 @@ _SMALL = (
 )
 _LARGE = ("data", "description", "meta", "exc_info")
 _KNOWN = frozenset({*_SMALL, *_LARGE, "status", "origin", "created_at", "enqueued_at"}) | frozenset(
-    {"started_at", "ended_at", "worker_name", "retries_left", "tq_retries", "tq_token"}
+    {"started_at", "ended_at", "worker_name", "retries_left", "tq_retries", "tq_token", FIELD}
 )
+_CALLBACK = "tq_on_"
+_OURS = (_CALLBACK, "tq_of_", "tq_signed_as")
+"""Beginnings of fields: the job's callbacks as prepared, and what a callback is told."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class JobStory:
         meta: the job's meta, or None.
         options: small fields as they stand in the hash, without the empty ones.
         results: how its executions ended, newest first, at most ten.
+        progress: what it reported last, or None.
+        callbacks: ids of the jobs that are enqueued at its end: "ID-success", "ID-failure".
         ahead: jobs before it in its queue, where it waits among the first 100,000.
         expires_s: seconds until Redis forgets it, or None.
         others: names of further fields.
@@ -69,6 +75,8 @@ class JobStory:
     meta: Peeked | None
     options: dict[str, str]
     results: tuple[ResultEntry, ...]
+    progress: Progress | None
+    callbacks: tuple[str, ...]
     ahead: int | None
     expires_s: float | None
     others: tuple[str, ...]
@@ -88,9 +96,10 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         ("XREVRANGE", raw(keys.results(job_id)), "+", "-", "COUNT", MAX_ENTRIES),
         ("LPOS", raw(keys.queue(row.queue)), raw(job_id), "MAXLEN", MAX_POSITION),
         ("ZSCORE", raw(keys.scheduled(row.queue)), raw(job_id)),
+        ("HGET", key, FIELD),
     ]
     sizes: dict[str, int] = dict(zip(_LARGE, map(count, head[2 : 2 + len(_LARGE)])))
-    ttl_ms, length, stream, place, due = head[2 + len(_LARGE) :]
+    ttl_ms, length, stream, place, due, progress = head[2 + len(_LARGE) :]
     results = tuple(read_entries(stream))
     if count(head[0]) == 0 and not results:
         return None
@@ -98,6 +107,7 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
     names: Any = []
     if 0 < count(length) <= MAX_FIELDS:
         (names,) = yield [("HKEYS", key)]
+    known = sorted(text(name) for name in items(names))
     options = {name: text(value) for name, value in fields(_SMALL, head[1]).items()}
     return JobStory(
         row=replace(_explained(row, results, large["exc_info"]), due_at=number(due)),
@@ -106,9 +116,15 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         meta=peek(large["meta"]) if large["meta"] else None,
         options={name: value for name, value in options.items() if value},
         results=results,
+        progress=parse_progress(progress if isinstance(progress, bytes) else None),
+        callbacks=tuple(
+            f"{job_id}-{name.removeprefix(_CALLBACK)}"
+            for name in known
+            if name.startswith(_CALLBACK)
+        ),
         ahead=place if isinstance(place, int) and row.status == Status.QUEUED else None,
         expires_s=count(ttl_ms) / 1000 if count(ttl_ms) > 0 else None,
-        others=tuple(sorted({text(name) for name in items(names)} - _KNOWN)),
+        others=tuple(name for name in known if name not in _KNOWN and not name.startswith(_OURS)),
         too_large={name: size for name, size in sizes.items() if size > MAX_BYTES},
     )
 

@@ -26,13 +26,14 @@ else:
 INNER_FIRST = """
     errors clock states settings keys ids
     serializers exc_names retry
-    terminal logs
+    terminal
     broker
-    context
+    context logs
     depends held resources opened injection provider
-    signature annotations definition option_checks options unique registry spec
+    signature annotations definition endings targets option_checks options unique registry
+    notify spec
     patience questions verdict pending progress callbacks future inbox waiting batch handle
-    calls tasks app finder
+    calls tasks webhooks app finder
     inspector operations
     embedded demo
     cli
@@ -53,6 +54,7 @@ REDIS_IMPORTERS = {
 
 EXPORTED = """
     TaskQ task Task Call Retry Depends
+    Ending verify_webhook
     JobContext current_job
     Handle Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments

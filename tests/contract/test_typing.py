@@ -44,6 +44,8 @@ async def fetch(url: str, *, tries: int = 1) -> bytes:
 def resize(path: str) -> int:
     return 1
 
+thumbnail.options(on_success=thumbnail)  # WRONG
+thumbnail.options(on_success=3)  # WRONG
 thumbnail.delay("a.png", sice=64)  # WRONG
 thumbnail.delay(3)  # WRONG
 thumbnail.delay()  # WRONG

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import assert_type
 
-from taskq import Batch, Call, Handle, Retry, Task, TaskQ, task
+from taskq import Batch, Call, Ending, Handle, Retry, Task, TaskQ, task
 
 T = TypeVar("T")
 
@@ -27,6 +27,23 @@ async def fetch(url: str, *, tries: int = 1) -> bytes:
 @task
 def resize(path: str) -> int:
     return len(path)
+
+
+@queue.task
+def told(end: Ending) -> None: ...
+
+
+@queue.task
+async def atold(end: Ending, *, loud: bool = False) -> int:
+    return end.attempts
+
+
+@queue.task(on_success=told, on_failure=atold.options(queue="mail"))
+def followed(path: str) -> int:
+    return len(path)
+
+
+assert_type(followed.options(on_success="https://example.com").delay("x"), Handle[int])
 
 
 @task(aliases=["shop.old"], result_ttl=0)

@@ -132,7 +132,7 @@ def test_delay_and_at():
         ({"description": 3}, "must be a text"),
         ({"meta": [1]}, "must be a dict whose keys are texts"),
         ({"meta": {1: 2}}, "must be a dict whose keys are texts"),
-        ({"on_success": print}, "does not have this option yet"),
+        ({"on_success": print}, "must be a task"),
         ({"durable": True}, "does not have this option yet"),
     ],
 )

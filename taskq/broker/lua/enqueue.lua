@@ -95,6 +95,15 @@ while i <= last do
     if ttl ~= '' then
       redis.call('EXPIRE', key, ttl)
       redis.pcall('ZADD', OWN .. 'expiring', string.format('%.0f', now + ttl), id)
+      local callback
+      for f = first, stop, 2 do
+        if ARGV[f] == 'tq_on_failure' then callback = ARGV[f + 1] end
+      end
+      if callback then      -- the record will be gone when the job is found to have expired
+        redis.pcall('SET', OWN .. 'tell:' .. id, callback, 'EX', ttl + 604800)
+      elseif token ~= '' then
+        redis.pcall('DEL', OWN .. 'tell:' .. id)
+      end
     end
     counts[queue] = (counts[queue] or 0) + 1
   end

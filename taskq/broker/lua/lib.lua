@@ -7,6 +7,7 @@ local NOW = tonumber(T[1]) + tonumber(T[2]) / 1000000
 local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are scored this much later
 local YEAR = 31536000
 local NO_TEXT = 'eJwDAAAAAAE='   -- an empty traceback as RQ stores it
+local NO_LIST = '["taskq.errors.TaskQError","It was to run again, but the key of its queue in Redis is not a list.",1]'
 -- A server out of memory refuses most writes of a script, but only up to its first write that frees memory
 -- (or may): after that, all go through. So scripts that must not stop half-way begin with this. A server that
 -- takes no write at all (a replica, a master without its replicas, a full disk) ends them here, with its error.
@@ -123,9 +124,73 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   end
 end
 
+local tell  -- below
+
 -- Back into its queue; where that is no list, the job is failed with that reason rather than lost.
 local function requeue(how, queue, id, iso)
   if type(redis.pcall(how, listkey(queue), id)) == 'number' then return true end
-  fail(queue, id, YEAR, NO_TEXT, '["taskq.errors.TaskQError","It was to run again, but the key of its queue in Redis is not a list.",1]', iso)
+  tell(id, 'failure', iso, NO_TEXT, NO_LIST)
+  fail(queue, id, YEAR, NO_TEXT, NO_LIST, iso)
   return false
+end
+
+-- A callback (see notify.py): a job prepared as netstrings, completed with how the other one ended, and enqueued.
+-- text: id, queue, place, ttl s or '', names and values of fields; the rest: further names and values.
+local function call_back(text, iso, ...)
+  local parts, at = {}, 1
+  while at <= #text do
+    local colon = string.find(text, ':', at, true)
+    local n = colon and tonumber(string.sub(text, at, colon - 1))
+    if not n then return end
+    parts[#parts + 1] = string.sub(text, colon + 1, colon + n)
+    at = colon + n + 1
+  end
+  if #parts < 6 or #parts % 2 ~= 0 then return end
+  local base, queue, place, ttl = unpack(parts, 1, 4)
+  local id, key = base, jobkey(base)
+  local status = redis.pcall('HGET', key, 'status')
+  if type(status) == 'string' then      -- of an earlier end: the job was run again, or another had its id
+    if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then
+      for _, kind in ipairs({ 'finished', 'failed', 'canceled' }) do redis.pcall('ZREM', registry(kind, queue), id) end
+    else
+      id = string.format('%s-%.0f', base, NOW * 1000000)
+      key = jobkey(id)
+    end
+  end
+  redis.pcall('DEL', key, P .. ':results:' .. id)
+  local mark = string.sub(place, 1, 1)
+  local later = mark == '+' or mark == '@'
+  redis.pcall('HSET', key, 'status', later and 'scheduled' or 'queued', 'created_at', iso, 'enqueued_at', iso, 'origin', queue, unpack(parts, 5))
+  redis.pcall('HSET', key, 'tq_of_at', iso, ...)
+  if id ~= base then redis.pcall('HSET', key, 'tq_signed_as', base) end
+  redis.pcall('SADD', P .. ':queues', listkey(queue))
+  count(queue, 'enqueued', 1)
+  if ttl ~= '' then
+    redis.pcall('EXPIRE', key, ttl)
+    redis.pcall('ZADD', OWN .. 'expiring', whole(NOW + ttl), id)
+  end
+  if later then
+    local due = tonumber(string.sub(place, 2)) + (mark == '+' and NOW or 0)
+    if type(redis.pcall('ZADD', registry('scheduled', queue), micros(due), id)) == 'number' then
+      redis.pcall('PUBLISH', OWN .. 'wake', queue)
+      return
+    end
+    redis.pcall('HSET', key, 'status', 'queued')
+  end
+  requeue(mark == 'f' and 'LPUSH' or 'RPUSH', queue, id, iso)
+end
+
+-- Enqueue the callback that a job has for its end, if it has one: in the step that records this end, and before it.
+-- kind: 'success' with value as in the result entry, or 'failure' with exc and err as for `fail`
+function tell(id, kind, iso, exc, err, value)
+  local f = redis.pcall('HMGET', jobkey(id), 'tq_on_' .. kind, 'tq_attempts', 'tq_crashes', 'meta', 'ttl')
+  if f.err then return end
+  if f[5] then redis.pcall('DEL', OWN .. 'tell:' .. id) end
+  if not f[1] then return end
+  if kind == 'success' then
+    local tries = 1 + (tonumber(f[2] or 0) or 0) + (tonumber(f[3] or 0) or 0)
+    call_back(f[1], iso, 'tq_of_status', 'finished', 'tq_of_tries', tries, 'tq_of_result', value, 'tq_of_meta', f[4] or '')
+  else
+    call_back(f[1], iso, 'tq_of_status', 'failed', 'tq_of_error', err, 'tq_of_trace', exc, 'tq_of_meta', f[4] or '')
+  end
 end

@@ -9,7 +9,8 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   redis.pcall('ZREM', registry('wip', queue), member)
   redis.pcall('DEL', P .. ':execution:' .. member)
   redis.pcall('ZREM', P .. ':executions:' .. id, exec)
-  local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name')
+  local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name',
+    'tq_on_failure')
   if f.err then
     fail(queue, id, YEAR, story, '["taskq.errors.PayloadError","Its worker is gone, and its record in Redis is broken: it is not a hash.",1]', iso)
     count(queue, 'corrupt', 1)
@@ -18,12 +19,16 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   if f[1] ~= 'started' then return 'gone' end
   begun = begun or f[4] == exec
   local ttl = tonumber(f[5] or YEAR) or YEAR
-  if f[2] == '0' then
-    fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Its worker (' .. (f[7] or '?')
-      .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]', iso)
+  local function give_up(err)
+    if f[8] then tell(id, 'failure', iso, story, err) end
+    fail(queue, id, ttl, story, err, iso)
     unlock(id, f[6])
     count(queue, 'failed', 1)
     return 'failed'
+  end
+  if f[2] == '0' then
+    return give_up('["taskq.errors.JobFailed","Its worker (' .. (f[7] or '?')
+      .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]')
   end
   local crashes = tonumber(f[3] or 0) or 0
   if begun then
@@ -31,11 +36,8 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     redis.pcall('HSET', key, 'tq_crashes', crashes)
     count(queue, 'crashed', 1)
     if crashes >= limit_crashes then
-      fail(queue, id, ttl, story, '["taskq.errors.JobFailed","Crash loop: ' .. crashes
-        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']', iso)
-      unlock(id, f[6])
-      count(queue, 'failed', 1)
-      return 'failed'
+      return give_up('["taskq.errors.JobFailed","Crash loop: ' .. crashes
+        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']')
     end
   end
   redis.pcall('HSET', key, 'status', 'queued')

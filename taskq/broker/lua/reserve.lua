@@ -13,6 +13,8 @@
 local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local exec = 'tq' .. uid .. seq
 local jobs, paused, taken = {}, {}, {}
+local NO_STATUS = '["taskq.errors.PayloadError","The job\'s record in Redis is broken: its status is none of RQ\'s.",1]'
+local EXPIRED = '["taskq.errors.JobNotFound","It waited longer than its ttl, and was dropped without having run.",0]'
 
 -- A request that its worker has given up on, or of a worker that was found dead, may still arrive.
 -- Each lane counts for itself: its calls arrive in their order, but not in that of other lanes.
@@ -53,6 +55,11 @@ local function runnable(queue, id, h, status)
     if type(redis.pcall('ZSCORE', OWN .. 'expiring', id)) == 'string' then
       redis.pcall('ZREM', OWN .. 'expiring', id)
       count(queue, 'expired', 1)
+      local callback = redis.pcall('GET', OWN .. 'tell:' .. id)
+      if type(callback) == 'string' then
+        redis.pcall('DEL', OWN .. 'tell:' .. id)
+        call_back(callback, iso, 'tq_of_status', 'expired', 'tq_of_error', EXPIRED)
+      end
     else
       fail(queue, id, 86400, lost, '["taskq.errors.JobNotFound","The job\'s record was gone before it could run: deleted, evicted, or its ttl was over.",1]', iso)
       count(queue, 'missing', 1)
@@ -66,7 +73,8 @@ local function runnable(queue, id, h, status)
   elseif status == 'created' or status == 'ready_to_enqueue' or status == 'rate_limited' then
     return true
   elseif status ~= 'finished' and status ~= 'failed' and status ~= 'canceled' and status ~= 'stopped' then
-    fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: its status is none of RQ\'s.",1]', iso)
+    tell(id, 'failure', iso, lost, NO_STATUS)
+    fail(queue, id, YEAR, lost, NO_STATUS, iso)
     count(queue, 'corrupt', 1)
     return false
   end

@@ -5,6 +5,7 @@
 --        6 number of queues Q, then Q names
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
+--          (before the option of f and x, 'n': they have callbacks, see notify.py)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
@@ -92,8 +93,10 @@ while at <= #ARGV do
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
-  local marker, ttl = false, 0
+  local marker, ttl, tells = false, 0, false
   if ends then
+    tells = string.sub(option, 1, 1) == 'n'
+    if tells then option = string.sub(option, 2) end
     marker = string.sub(option, 1, 1) == 'm'
     ttl = tonumber(marker and string.sub(option, 2) or option)
   end
@@ -108,6 +111,10 @@ while at <= #ARGV do
     else
       out[#out + 1], some = 1, true
       gone[#gone + 1] = members[i]
+      if tells then
+        if kind == 'f' then tell(id, 'success', iso, '', '', ARGV[a + 3])
+        else tell(id, 'failure', iso, ARGV[a + 3], ARGV[a + 4]) end
+      end
       if kind == 'f' then
         finish(queue, exec, unique, ttl, marker, id, a, scored)
       elseif kind == 'x' then
