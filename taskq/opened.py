@@ -88,8 +88,11 @@ class Opened:
         """
         while self._open:
             need, held = self._open.pop()
+            raised_at = None if error is None else error.__traceback__
             came = await held.close(error)
             if came is None or came is error:
+                if error is not None:  # thrown in and out again it has grown, at the front
+                    error.__traceback__ = raised_at
                 continue
             if error is not None and not isinstance(error, Exception):
                 log.warning("%s: closing %s raised %r", self._who, need.name, came, exc_info=came)
