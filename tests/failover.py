@@ -191,7 +191,7 @@ class Topology:
         """Freeze it, and let the master close its connection, which would still take in much."""
         self.freeze(replica)
         with self.client(self.nodes[0]) as client:
-            client.client_kill_filter(_type="replica")
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
     def thaw(self, node: EmbeddedRedis) -> None:
         """Let it go on."""

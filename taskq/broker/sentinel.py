@@ -164,6 +164,16 @@ def _master(reply: Any) -> Address:
     return address
 
 
+def is_refused(err: Exception) -> bool:
+    """Whether nobody listens where we connected to; in redis-py's words, or asyncio's."""
+    text = str(err)
+    return (
+        "Connection refused" in text
+        or "Connect call failed" in text
+        or isinstance(err.__context__ or err, ConnectionRefusedError)
+    )
+
+
 def _problem(sentinel: Address, err: Exception) -> str:
     host, port = sentinel
     return f"{host}:{port} {_words(err)}"
@@ -178,7 +188,7 @@ def _words(err: Exception) -> str:
         return "does not know it" if unknown else f"refuses ({text})"
     if isinstance(err, rexc.AuthenticationError):
         return f"refuses ({text})"
-    if "refused" in text or "Connect call failed" in text:  # redis-py's words, asyncio's words
+    if is_refused(err):
         return "is not there"
     return text
 

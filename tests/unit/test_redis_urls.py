@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
-from taskq import ConfigError
+from taskq import BrokerUnavailable, ConfigError, TaskQ
 from taskq.broker import sentinel
 from taskq.broker.connect import check_url
 
@@ -44,3 +47,23 @@ def test_a_short_sentinel_url():
 def test_what_is_wrong_is_told_at_once(url: str, words: str):
     with pytest.raises(ConfigError, match=words):
         check_url(url)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_that_nobody_is_there_is_said_in_the_same_words(scheme: str):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        url = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}/0"
+    app = TaskQ(url)
+    app.broker.deadline_s = 0.8
+
+    async def ping() -> None:
+        try:
+            await app.broker.acall("PING")
+        finally:
+            await app.aclose()
+
+    with pytest.raises(BrokerUnavailable) as caught:
+        app.broker.call("PING")
+    with pytest.raises(BrokerUnavailable) as caught_async:
+        asyncio.run(ping())
+    assert str(caught.value) == str(caught_async.value) == f"No Redis at {url}: connection refused."
