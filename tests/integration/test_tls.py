@@ -299,7 +299,7 @@ def test_a_worker_waits_for_a_server_that_it_trusts(
 ):
     app = app_module(APP)
     process = workers(f"{app.__name__}:queue", env={"TASKQ_REDIS_URL": server.url()}, ready=False)
-    process.wait_for_log("Waiting for it")
+    process.wait_for_log("Waiting for it", timeout=15)
     assert "its certificate was refused" in process.log()
     assert process.running
     assert process.stop() == 0

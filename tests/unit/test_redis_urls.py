@@ -27,7 +27,14 @@ def test_a_sentinel_url_says_it_all():
 
 def test_a_short_sentinel_url():
     service = sentinel.parse("redis+sentinel://one/jobs")
-    assert service == ([("one", 26379)], "jobs", {"db": 0}, {})
+    assert service == ([("one", 26379)], "jobs", {"db": 0}, {}, False)
+
+
+def test_a_sentinel_url_with_tls(tmp_path):
+    service = sentinel.parse("rediss+sentinel://one/jobs?ssl_cert_reqs=none")
+    assert service.has_tls
+    assert service.options == {"db": 0, "ssl_cert_reqs": "none"}
+    check_url("rediss+sentinel://one/jobs?ssl_cert_reqs=none")
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,8 @@ def test_a_short_sentinel_url():
         ("redis+sentinel://one,,two/jobs", "'' is no host:port"),
         ("redis+sentinel://:pw@/jobs", "'' is no host:port"),
         ("redis+sentinel://one/jobs?socket_timeout=soon", "socket_timeout"),
+        ("redis+sentinel://one/jobs?ssl_cert_reqs=none", "unknown option, ssl_cert_reqs"),
+        ("rediss+sentinel://one/jobs?ssl_ca_certs=/nowhere", "ssl_ca_certs=/nowhere: No such"),
         ("http://one", "http://... is no Redis URL"),
         ("one", "The text given is no Redis URL"),
     ],
@@ -49,10 +58,9 @@ def test_what_is_wrong_is_told_at_once(url: str, words: str):
         check_url(url)
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_that_nobody_is_there_is_said_in_the_same_words(scheme: str):
+def test_that_nobody_is_there_is_said_in_the_same_words():
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        url = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}/0"
+        url = f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
     app = TaskQ(url)
     app.broker.deadline_s = 0.8
 
