@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from taskq.errors import ConfigError
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 SERIALIZERS = ("json", "pickle")
 DEV_FILE = Path(".taskq") / "dev.json"
 """Written by `taskq dev`: `{"url": "unix:///...", "pid": 123}`."""

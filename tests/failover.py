@@ -21,13 +21,14 @@ from redis.retry import Retry
 
 from taskq.embedded import EmbeddedRedis
 from tests.support import wait_until
+from tests.tls import Papers
 
 SERVICE = "jobs"
 DOWN_AFTER_MS = 800
 """A server silent for so long is down. Less, and a busy machine fails over without need."""
 
 _CONFIG = """
-port {port}
+{listen}
 bind 127.0.0.1
 dir {home}
 logfile {home}/redis.log
@@ -39,6 +40,14 @@ sentinel failover-timeout {service} 3000
 sentinel parallel-syncs {service} 1
 {auth}
 """
+
+_TLS = """port 0
+tls-port {port}
+tls-replication yes
+tls-auth-clients no
+tls-cert-file {certificate}
+tls-key-file {certificate}
+tls-ca-cert-file {authority}"""
 
 _USERS = """
 user default on nopass -@all +ping
@@ -69,6 +78,7 @@ class Topology:
         min_replicas: int = 0,
         password: str = "",
         sentinel_password: str = "",
+        papers: Papers | None = None,
     ) -> None:
         """Start everything, and wait until a failover could happen.
 
@@ -80,12 +90,14 @@ class Topology:
             min_replicas: `min-replicas-to-write` of the data servers.
             password: of the data servers.
             sentinel_password: of the sentinels.
+            papers: certificates: then all of them speak TLS, and nothing else.
         """
         self._program = program
         self._place = place
         self._stack = ExitStack()
         self._password = password
         self._sentinel_password = sentinel_password
+        self._papers = papers
         self.ports: list[int] = []
         try:
             master = self._server()
@@ -132,9 +144,11 @@ class Topology:
         """The service, as taskq is told of it."""
         login = f":{quote(self._password, safe='')}@" if self._password else ""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        secret = quote(self._sentinel_password)
+        secret, papers = quote(self._sentinel_password), self._papers
         query = f"?sentinel_username=watcher&sentinel_password={secret}" if secret else ""
-        return f"redis+sentinel://{login}{hosts}/{SERVICE}/0{query}"
+        query = f"?ssl_ca_certs={papers.ca}" if papers is not None else query
+        scheme = "redis" if papers is None else "rediss"
+        return f"{scheme}+sentinel://{login}{hosts}/{SERVICE}/0{query}"
 
     # -- what is the case ----------------------------------------------------------------
 
@@ -191,7 +205,7 @@ class Topology:
         """Freeze it, and let the master close its connection, which would still take in much."""
         self.freeze(replica)
         with self.client(self.nodes[0]) as client:
-            client.client_kill_filter(_type="replica")
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
     def thaw(self, node: EmbeddedRedis) -> None:
         """Let it go on."""
@@ -208,9 +222,16 @@ class Topology:
         options = ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", *arguments]
         if self._password:
             options += ["--masterauth", self._password]
+        port = 0
+        if self._papers is not None:
+            port = _free_port()
+            for line in self._listen(port).splitlines():
+                name, value = line.split()
+                options += [f"--{name}", value]
         node = self._stack.enter_context(
-            EmbeddedRedis.start(port=0, binary=self._program, extra_args=options)
+            EmbeddedRedis.start(port=None if port else 0, binary=self._program, extra_args=options)
         )
+        node.port = port or node.port
         if self._password:  # not earlier: it is up when it answers to anybody's PING
             with redis.Redis.from_url(node.url) as client:
                 client.config_set("requirepass", self._password)
@@ -219,13 +240,12 @@ class Topology:
     def _sentinel(self, number: int, quorum: int) -> EmbeddedRedis:
         home = self._place / f"s{number}"
         home.mkdir(mode=0o700)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
+        port = _free_port()
         self.ports.append(port)
         config = home / "sentinel.conf"
         config.write_text(
             _CONFIG.format(
-                port=port,
+                listen=self._listen(port),
                 home=home,
                 service=SERVICE,
                 master=self.nodes[0].port,
@@ -239,6 +259,11 @@ class Topology:
         program.write_text(_PROGRAM.format(program=self._program, config=config))
         program.chmod(stat.S_IRWXU)
         return self._stack.enter_context(EmbeddedRedis.start(home, binary=program))
+
+    def _listen(self, port: int) -> str:
+        if self._papers is None:
+            return f"port {port}"
+        return _TLS.format(port=port, certificate=self._papers.address, authority=self._papers.ca)
 
     def _ask(self, sentinel: EmbeddedRedis) -> redis.Redis:
         secret = self._sentinel_password
@@ -263,3 +288,8 @@ class Topology:
     def _story(self) -> str:
         logs = "\n".join(sentinel.log() for sentinel in self.sentinels)
         return f"no failover; the sentinels' logs:\n{logs}"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

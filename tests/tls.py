@@ -30,6 +30,7 @@ class Papers:
     Attributes:
         ca: the authority's own certificate.
         server: certificate and key of servers.
+        address: certificate and key of servers that are known by their address.
         client: certificate and key of clients.
         expired: certificate and key of servers that are no longer valid.
     """
@@ -41,6 +42,7 @@ class Papers:
         authority.cert_pem.write_to_path(self.ca)
         long_ago = datetime(2020, 1, 1, tzinfo=timezone.utc)
         self.server = self._write(place / "server.pem", authority.issue_cert(HOST))
+        self.address = self._write(place / "address.pem", authority.issue_cert("127.0.0.1"))
         self.client = self._write(place / "client.pem", authority.issue_cert("client@example.org"))
         self.expired = self._write(
             place / "expired.pem", authority.issue_cert(HOST, not_after=long_ago)

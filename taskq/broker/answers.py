@@ -11,6 +11,7 @@ from taskq.broker import tls
 from taskq.broker.alink import AsyncLink
 from taskq.broker.link import SyncLink, pack
 from taskq.broker.scripts import Script
+from taskq.broker.sentinel import is_refused
 from taskq.errors import TaskQError
 
 
@@ -37,7 +38,7 @@ def reason_of(err: Exception) -> str:
     if refused is not None:
         return tls.refusal(refused)
     text = str(err).strip().rstrip(".")
-    if "Connection refused" in text or isinstance(err, ConnectionRefusedError):
+    if is_refused(err):
         return "connection refused"
     if isinstance(err, rexc.TimeoutError) or "imed out" in text:
         return "no answer in time; whether the last request was carried out is not known"

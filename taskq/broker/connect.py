@@ -22,13 +22,13 @@ from redis.sentinel import SentinelConnectionPool
 
 from taskq.broker import sentinel, tls
 from taskq.errors import ConfigError
+from taskq.settings import SCHEMES
 
 # redis-py has types for some of what it exports, in some versions
 _parse_url: Any = parse_url
 _SentinelPool: Any = SentinelConnectionPool
 _AsyncSentinelPool: Any = AsyncSentinelConnectionPool
 
-_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 _CONNECT_TIMEOUT_S = 5.0
 _MASTER_TIMEOUT_S = 2.0
 """Sentinels may name a master that has just died: a second try fits into a caller's deadline."""
@@ -41,11 +41,11 @@ def check_url(url: str) -> None:
         ConfigError: unknown scheme, bad port or bad option, or a file that cannot be read.
     """
     scheme = url.partition("://")[0]
-    if scheme not in _SCHEMES or "://" not in url:
+    if scheme not in SCHEMES or "://" not in url:
         raise ConfigError(
             f"{scheme + '://...' if '://' in url else 'The text given'} is no Redis URL. "
             "Use redis://host:6379/0, rediss://... (TLS), unix:///path/to.sock?db=0 "
-            "or redis+sentinel://host:26379,host:26379/service/0."
+            "or redis+sentinel://host:26379,host:26379/service/0 (rediss+sentinel:// with TLS)."
         )
     try:
         options = sentinel.parse(url).options if _is_sentinel(url) else _parse_url(url)
@@ -62,7 +62,14 @@ def _words(err: Exception) -> str:
 
 
 def _is_sentinel(url: str) -> bool:
-    return url.startswith(f"{sentinel.SCHEME}://")
+    return url.partition("://")[0] in sentinel.SCHEMES
+
+
+def _sentinel_options(service: sentinel.Service) -> dict[str, Any]:
+    options = {"socket_connect_timeout": _MASTER_TIMEOUT_S}
+    if service.has_tls:
+        options |= {"ssl": True, **tls.defaults(service.options)}
+    return options | service.options
 
 
 def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
@@ -76,7 +83,7 @@ def sync_pool(url: str, socket_timeout_s: float | None) -> redis.ConnectionPool:
     }
     if _is_sentinel(url):
         service = sentinel.parse(url)
-        options |= {"socket_connect_timeout": _MASTER_TIMEOUT_S, **service.options}
+        options |= _sentinel_options(service)
         pool: redis.ConnectionPool = _SentinelPool(
             service.name, sentinel.Sentinels(service), **options
         )
@@ -99,7 +106,7 @@ def async_pool(url: str) -> aredis.ConnectionPool:
     }
     if _is_sentinel(url):
         service = sentinel.parse(url)
-        options |= {"socket_connect_timeout": _MASTER_TIMEOUT_S, **service.options}
+        options |= _sentinel_options(service)
         pool: aredis.ConnectionPool = _AsyncSentinelPool(
             service.name, sentinel.AsyncSentinels(service), **options
         )

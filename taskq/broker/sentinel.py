@@ -1,4 +1,4 @@
-"""redis+sentinel:// URLs, and the way from the sentinels to the master.
+"""redis+sentinel:// URLs (rediss+sentinel:// with TLS), and the way to the master.
 
 Sentinels are asked anew for each connection to the master, each time on a connection of its
 own: nothing that is kept could be stale, or belong to another thread, event loop or process.
@@ -13,10 +13,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis import exceptions as rexc
 from redis.asyncio.connection import Connection as AsyncConnection
-from redis.connection import Connection, parse_url
+from redis.asyncio.connection import SSLConnection as AsyncSSLConnection
+from redis.connection import Connection, SSLConnection, parse_url
 from redis.sentinel import MasterNotFoundError
 
-SCHEME = "redis+sentinel"
+from taskq.broker import tls
+
+SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _PORT = 26379
 _PATIENCE_S = 1.0
 """For one sentinel to answer. The one of the dead machine must leave time for the others."""
@@ -24,8 +27,8 @@ _OWN_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"
 
 # redis-py has types for some of what it exports, in some versions
 _parse_url: Any = parse_url
-_Connection: Any = Connection
-_AsyncConnection: Any = AsyncConnection
+_CONNECTIONS: tuple[Any, Any] = (Connection, SSLConnection)
+_ASYNC_CONNECTIONS: tuple[Any, Any] = (AsyncConnection, AsyncSSLConnection)
 _MasterNotFoundError: Any = MasterNotFoundError
 
 Address = tuple[str, int]
@@ -39,12 +42,14 @@ class Service(NamedTuple):
         name: of the service; `sentinel monitor NAME ...` in their configuration.
         options: for connections to the data servers, as redis-py has them from a redis:// URL.
         login: for connections to the sentinels.
+        has_tls: whether sentinels and data servers speak TLS.
     """
 
     sentinels: list[Address]
     name: str
     options: dict[str, Any]
     login: dict[str, Any]
+    has_tls: bool
 
 
 def parse(url: str) -> Service:
@@ -65,9 +70,13 @@ def parse(url: str) -> Service:
     login = {_OWN_OPTIONS[key]: value for key, value in query if key in _OWN_OPTIONS}
     others = urlencode([(key, value) for key, value in query if key not in _OWN_OPTIONS])
     user, at, hosts = parts.netloc.rpartition("@")
-    options = _parse_url(f"redis://{user}{at}host/{database or 0}?{others}")
+    has_tls = parts.scheme == SCHEMES[1]
+    scheme = "rediss" if has_tls else "redis"
+    options = _parse_url(f"{scheme}://{user}{at}host/{database or 0}?{others}")
     del options["host"]
-    return Service([_address(host) for host in hosts.split(",")], name, options, login)
+    options.pop("connection_class", None)
+    nodes = [_address(host) for host in hosts.split(",")]
+    return Service(nodes, name, options, login, has_tls)
 
 
 def _address(text: str) -> Address:
@@ -95,15 +104,15 @@ class Sentinels:
         Raises:
             MasterNotFoundError: none does; says what each of them said.
         """
-        problems: list[str] = []
+        problems: list[tuple[Address, Exception]] = []
         for sentinel in self._order:
-            connection = _Connection(**_connection_options(self._service, sentinel))
+            connection = _connection(_CONNECTIONS, self._service, sentinel)
             try:
                 connection.connect()
                 connection.send_command("SENTINEL", "MASTER", name)
                 master = _master(connection.read_response(disable_decoding=True))
             except (rexc.RedisError, OSError) as err:
-                problems.append(_problem(sentinel, err))
+                problems.append((sentinel, err))
             else:
                 self._order = _first(sentinel, self._order)
                 return master
@@ -126,15 +135,15 @@ class AsyncSentinels:
         Raises:
             MasterNotFoundError: none does; says what each of them said.
         """
-        problems: list[str] = []
+        problems: list[tuple[Address, Exception]] = []
         for sentinel in self._order:
-            connection = _AsyncConnection(**_connection_options(self._service, sentinel))
+            connection = _connection(_ASYNC_CONNECTIONS, self._service, sentinel)
             try:
                 await connection.connect()
                 await connection.send_command("SENTINEL", "MASTER", name)
                 master = _master(await connection.read_response(disable_decoding=True))
             except (rexc.RedisError, OSError) as err:
-                problems.append(_problem(sentinel, err))
+                problems.append((sentinel, err))
             else:
                 self._order = _first(sentinel, self._order)
                 return master
@@ -143,16 +152,20 @@ class AsyncSentinels:
         raise _not_found(name, problems)
 
 
-def _connection_options(service: Service, sentinel: Address) -> dict[str, Any]:
-    host, port = sentinel
-    return {
-        "host": host,
-        "port": port,
-        "socket_timeout": _PATIENCE_S,
-        "socket_connect_timeout": _PATIENCE_S,
-        "protocol": 2,
+def _connection(kinds: tuple[Any, Any], service: Service, sentinel: Address) -> Any:
+    options: dict[str, Any] = {}
+    if service.has_tls:
+        given = service.options
+        options = {**tls.defaults(given), **{k: v for k, v in given.items() if k[:4] == "ssl_"}}
+    return kinds[service.has_tls](
+        host=sentinel[0],
+        port=sentinel[1],
+        socket_timeout=_PATIENCE_S,
+        socket_connect_timeout=_PATIENCE_S,
+        protocol=2,
+        **options,
         **service.login,
-    }
+    )
 
 
 def _master(reply: Any) -> Address:
@@ -164,12 +177,20 @@ def _master(reply: Any) -> Address:
     return address
 
 
-def _problem(sentinel: Address, err: Exception) -> str:
-    host, port = sentinel
-    return f"{host}:{port} {_words(err)}"
+def is_refused(err: Exception) -> bool:
+    """Whether nobody listens where we connected to; in redis-py's words, or asyncio's."""
+    text = str(err)
+    return (
+        "Connection refused" in text
+        or "Connect call failed" in text
+        or isinstance(err.__context__ or err, ConnectionRefusedError)
+    )
 
 
 def _words(err: Exception) -> str:
+    refused = tls.certificate_error(err)
+    if refused is not None:
+        return tls.refusal(refused)
     text = str(err).strip().rstrip(".")
     if isinstance(err, rexc.TimeoutError):
         return f"does not answer within {_PATIENCE_S:g} s"
@@ -178,7 +199,7 @@ def _words(err: Exception) -> str:
         return "does not know it" if unknown else f"refuses ({text})"
     if isinstance(err, rexc.AuthenticationError):
         return f"refuses ({text})"
-    if "refused" in text or "Connect call failed" in text:  # redis-py's words, asyncio's words
+    if is_refused(err):
         return "is not there"
     return text
 
@@ -188,8 +209,11 @@ def _first(sentinel: Address, order: list[Address]) -> list[Address]:
     return [sentinel, *[other for other in order if other != sentinel]]
 
 
-def _not_found(name: str, problems: list[str]) -> Exception:
+def _not_found(name: str, problems: list[tuple[Address, Exception]]) -> Exception:
+    said = ", ".join(f"{host}:{port} {_words(err)}" for (host, port), err in problems)
     error: Exception = _MasterNotFoundError(
-        f"no sentinel names a working master of {name!r} ({', '.join(problems)})"
+        f"no sentinel names a working master of {name!r} ({said})"
     )
+    if all(tls.certificate_error(err) is not None for _sentinel, err in problems):
+        error.__cause__ = problems[0][1]  # which no waiting mends
     return error

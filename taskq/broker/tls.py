@@ -19,13 +19,20 @@ _UNKNOWN_ISSUER = (18, 19, 20, 21)
 
 
 def defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not left to redis-py: before version 6 it did not compare the host's name.
+    """What is not left to redis-py, whose versions differ in it.
+
+    Before version 6 it did not compare the host's name; before version 8 its asyncio half used
+    no client certificate whose key is in the same file.
 
     Args:
         options: those of the URL.
     """
-    is_unchecked = options.get("ssl_cert_reqs") == "none"
-    return {} if is_unchecked else {"ssl_check_hostname": True}
+    added: dict[str, Any] = {}
+    if options.get("ssl_cert_reqs") != "none":
+        added["ssl_check_hostname"] = True
+    if "ssl_certfile" in options:
+        added["ssl_keyfile"] = options["ssl_certfile"]
+    return added
 
 
 def check_files(options: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from tests.conftest import AppModule
 from tests.engine import misplaced
 from tests.failover import SERVICE, Topology
 from tests.support import LEDGER, Ledger, WorkerStarter, wait_until
+from tests.tls import Papers, speaks_tls
 
 APP = (
     LEDGER
@@ -193,6 +194,27 @@ def test_passwords(redis_program, tmp_path_factory):
             bad.broker.call("PING")
         assert "s%26w" not in str(caught.value)
         bad.close()
+
+
+def test_tls(redis_program, tmp_path_factory):
+    """With the certificates of the servers' addresses: these are what the sentinels tell."""
+    if not speaks_tls(redis_program):
+        pytest.skip(f"{redis_program} was built without TLS")
+    papers = Papers(tmp_path_factory.mktemp("tls"))
+    place = tmp_path_factory.mktemp("s")
+    with Topology(redis_program, place, replicas=0, sentinels=1, papers=papers) as topology:
+        assert topology.url.startswith("rediss+sentinel://")
+        app = TaskQ(topology.url)
+        assert app.broker.call("PING") == b"PONG"
+        assert asyncio.run(ping(app)) == b"PONG"
+        with app.broker.redis() as client:  # as RQ's classes have it
+            assert client.ping()
+        unknown = TaskQ(topology.url.partition("?")[0])
+        unknown.broker.deadline_s = 0.5
+        with pytest.raises(BrokerUnavailable, match="its certificate was refused"):
+            unknown.broker.call("PING")
+        with pytest.raises(BrokerUnavailable, match="its certificate was refused"):
+            asyncio.run(ping(unknown))
 
 
 # --- a failover -------------------------------------------------------------------
