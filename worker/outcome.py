@@ -86,7 +86,7 @@ def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
     """
     ttl = claim.result_ttl_s
     text = b""
-    if value is not None and (ttl != 0 or claim.tells):
+    if value is not None and (ttl != 0 or (claim.tells and b"tq_on_success" in claim.fields)):
         if claim.pickled:  # its caller is a stock RQ that reads pickles
             raw = _pickled(value)
         else:

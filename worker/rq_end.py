@@ -112,7 +112,8 @@ class End:
     def _unfit(self) -> BaseException | None:
         """Why the result cannot be stored, if so. What stock RQ pickles it stores in any case."""
         claim = self._claim
-        unkept = claim.pickled or (claim.result_ttl_s == 0 and not claim.tells)
+        told = claim.tells and b"tq_on_success" in claim.fields
+        unkept = claim.pickled or (claim.result_ttl_s == 0 and not told)
         if self._value is None or unkept:
             return None
         try:

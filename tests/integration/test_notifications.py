@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import signal
+from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -14,10 +17,20 @@ import redis
 from rq import Queue
 from rq.job import Job
 
-from taskq import ConfigError, JobFailed, PayloadError, TaskQ, notify, verify_webhook
+from taskq import (
+    ConfigError,
+    JobFailed,
+    PayloadError,
+    ResultExpired,
+    TaskQ,
+    as_completed,
+    notify,
+    verify_webhook,
+)
 from taskq.retry import Retry
 from tests.engine import descendants
 from tests.receiver import receiving
+from tests.rq_support import stock_worker
 from tests.support import LEDGER, Ledger, WorkerStarter, random_moment, wait_until
 
 APP = (
@@ -80,6 +93,18 @@ def dies_once():
 def flaky(until):
     if current_job().attempt < until:
         raise ValueError(f"attempt {current_job().attempt}")
+
+@queue.task(on_failure=bad, timeout=0.5)
+async def blocks():
+    time.sleep(60)
+
+@queue.task(on_failure=bad, result_ttl=0)
+def unfit():
+    return object()
+
+@queue.task
+def plain(about):
+    note("plain", json.dumps(about))
 
 @queue.task
 def number(n):
@@ -180,7 +205,10 @@ def test_a_job_over_its_time_limit_has_failed(
     assert told.one("bad")["exc_type"] == "taskq.errors.TaskTimeout"
 
 
-@pytest.mark.parametrize(("name", "word"), [("dies", "Crash loop"), ("dies_once", "redeliver")])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("dies", "Crash loop"), ("dies_once", "redeliver"), ("blocks", "process was killed")],
+)
 def test_a_job_whose_worker_dies_has_failed(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter, name: str, word: str
 ) -> None:
@@ -189,6 +217,16 @@ def test_a_job_whose_worker_dies_has_failed(
     said = told.one("bad", timeout=18)
     assert said["id"] == handle.id
     assert word in said["message"]
+
+
+def test_a_result_that_nobody_asked_for_need_not_be_stored(
+    app: ModuleType, target: str, told: Told, worker: WorkerStarter
+) -> None:
+    worker(target)
+    with pytest.raises(ResultExpired, match="has finished"):
+        app.unfit.delay().result(timeout=5)
+    app.unfit.options(on_success=app.good).delay()
+    assert told.one("bad")["exc_type"] == "taskq.errors.NotSerializable"
 
 
 def test_an_unknown_task_has_failed(
@@ -309,6 +347,24 @@ def test_a_job_with_dependents_of_rq_tells_too(
     assert "ZeroDivisionError" in said["traceback"]
 
 
+def test_a_stock_worker_gives_a_callback_the_names_only(
+    app: ModuleType,
+    target: str,
+    worker: WorkerStarter,
+    ledger: Ledger,
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    handle = app.number.options(on_success=app.plain.options(queue="stock")).delay(1)
+    worker(target, "-q", "default", "--burst", ready=False).wait()
+    serializer = app.queue.rq_serializer_path
+    with stock_worker(redis_url, tmp_path, "stock", "--burst", "--serializer", serializer) as one:
+        one.wait(15)
+    (line,) = ledger.lines()
+    about = {"id": handle.id, "task": app.number.name, "queue": "default"}
+    assert json.loads(line.removeprefix("plain ")) == about
+
+
 def test_a_callback_of_another_app_is_refused(app: ModuleType) -> None:
     other = TaskQ(app.queue.url)
     with pytest.raises(ConfigError, match="cannot be a callback"):
@@ -320,7 +376,7 @@ def test_killed_at_any_moment_each_end_is_told_once(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter, redis_client: redis.Redis
 ) -> None:
     """The end and its callback are one step: none without the other, wherever a process dies."""
-    chosen = random.Random(int(os.environ.get("TASKQ_TEST_SEED", "7")))
+    chosen = random.Random(random.getrandbits(32))
     kept = {"on_success": app.good.options(queue="told")}
     jobs = [app.number.options(**kept).delay(n) for n in range(200)]
     server = worker(target, "-q", "default")
@@ -337,6 +393,52 @@ def test_killed_at_any_moment_each_end_is_told_once(
     server.stop()
     ids = [one.decode() for one in redis_client.lrange("rq:queue:told", 0, -1)]
     assert sorted(ids) == sorted(f"{job.id}-success" for job in jobs)
+
+
+# -- in the caller's process -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["divide", "adivide"])
+def test_every_way_in_a_plain_program(
+    app: ModuleType, target: str, worker: WorkerStarter, name: str
+) -> None:
+    worker(target)
+    task = getattr(app, name)
+    good, bad = task.delay(6, 3), task.delay(1, 0)
+    called: SimpleQueue[str] = SimpleQueue()
+    for handle in (good, bad):
+        handle.add_done_callback(lambda ended: called.put(ended.id))
+    assert good.result(timeout=10) == 2.0
+    assert good.exception(timeout=10) is None
+    assert isinstance(bad.exception(timeout=10), JobFailed)
+    with pytest.raises(JobFailed, match="division by zero"):
+        bad.result(timeout=10)
+    assert {called.get(timeout=5), called.get(timeout=5)} == {good.id, bad.id}
+    assert {one.id for one in as_completed([good, bad], timeout=5)} == {good.id, bad.id}
+    assert task.map([2, 4], b=2).results(timeout=10) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["divide", "adivide"])
+def test_every_way_in_an_asyncio_program(
+    app: ModuleType, target: str, worker: WorkerStarter, name: str
+) -> None:
+    worker(target)
+    task = getattr(app, name)
+
+    async def program() -> None:
+        async with app.queue:
+            good, bad = await task.adelay(6, 3), await task.adelay(1, 0)
+            called: asyncio.Queue[str] = asyncio.Queue()
+            for handle in (good, bad):
+                handle.add_done_callback(lambda ended: called.put_nowait(ended.id))
+            assert await good == 2.0
+            with pytest.raises(JobFailed, match="division by zero"):
+                await bad
+            ids = {await asyncio.wait_for(called.get(), 5) for _ in range(2)}
+            assert ids == {good.id, bad.id}
+            assert await (await task.amap([2, 4], b=2)) == [1.0, 2.0]
+
+    asyncio.run(program())
 
 
 # -- webhooks --------------------------------------------------------------------------------
