@@ -78,6 +78,7 @@ class ThreadRunner:
         self._ended: deque[tuple[Claim, Any, BaseException | None]] = deque()
         self._woken = False
         self.waiting: dict[str, Claim] = {}
+        self._unbegun: set[Claim] = set()
         self.running: dict[str, Claim] = {}
         self.stuck = 0
         self._context: Context | None = None
@@ -90,6 +91,7 @@ class ThreadRunner:
     def submit(self, claim: Claim) -> None:
         """Run a job as soon as a thread is free. Called on the event loop."""
         self.waiting[claim.id] = claim
+        self._unbegun.add(claim)
         if len(self._threads) < min(self.slots, self.busy):
             self._start()
         self._queue.put(claim)
@@ -109,7 +111,12 @@ class ThreadRunner:
 
     def take_back(self, claim: Claim) -> bool:
         """Withdraw a job whose code has not begun; False when it is too late."""
-        return self.waiting.pop(claim.id, None) is not None
+        try:
+            self._unbegun.remove(claim)  # atomic: a thread does the same, and one of us is too late
+        except KeyError:
+            return False
+        del self.waiting[claim.id]
+        return True
 
     # -- in the thread -------------------------------------------------------------------
 
@@ -119,11 +126,13 @@ class ThreadRunner:
             claim = take()
             if claim is None:
                 return
+            try:
+                self._unbegun.remove(claim)
+            except KeyError:  # given back meanwhile, and perhaps here again under a new lease
+                continue
             # In one of the two at every instant: a shutdown between them must not miss it.
             self.running[claim.id] = claim
-            if self.waiting.pop(claim.id, None) is None:
-                self.running.pop(claim.id, None)
-                continue  # given back meanwhile
+            del self.waiting[claim.id]
             try:
                 value, error = self._run(slot, claim)
             except Overrun as err:  # between two statements that should have caught it

@@ -369,6 +369,24 @@ async def test_a_job_is_waiting_or_running_until_its_end_is_told():
     threads.abandon()
 
 
+async def test_a_job_given_back_and_reserved_again_runs_in_the_name_of_its_second_lease():
+    """The first claim is still in the threads' queue then: run, its end would not be recorded."""
+    runner = Runner(1)
+    gate = threading.Event()
+    ran: list[str] = []
+    runner.threads.submit(claim_of(lambda: gate.wait(5), job_id="first"))
+    old = claim_of(lambda: ran.append("old"), job_id="again")
+    runner.threads.submit(old)
+    assert runner.threads.take_back(old)
+    runner.threads.submit(claim_of(lambda: ran.append("new"), job_id="again"))
+    assert not runner.threads.take_back(old)
+    gate.set()
+    await runner.until(2)
+    assert ran == ["new"]
+    assert (runner.threads.waiting, runner.threads.running) == ({}, {})
+    runner.threads.abandon()
+
+
 async def test_what_is_taken_back_never_runs_and_the_rest_does():
     runner = Runner(2)
     gate = threading.Event()
