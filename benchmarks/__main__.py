@@ -71,8 +71,18 @@ def main() -> None:
             retries=told.retries,
             tmp=told.tmp,
         )
-        plan.run(systems.discover(only or None), wishes)
+        found = systems.discover(only or None)
+        if not found:
+            raise SystemExit(
+                "benchmark: none of the systems can run. Their environments belong into "
+                f"{systems.environments()}; make them with: python -m benchmarks setup"
+                + (f" --only {told.only}" if only else "")
+            )
+        plan.run(found, wishes)
     if told.command in ("all", "run", "report"):
+        if not (out / "results.json").exists():
+            raise SystemExit(f"benchmark: no {out / 'results.json'}, so nothing to report. "
+                             "It is what a run writes: python -m benchmarks run")  # fmt: skip
         report.write(out)
 
 

@@ -47,6 +47,7 @@ class Claim:
         begun_at: epoch, 0 until its code runs.
         begun_mono: the same on the monotonic clock.
         tells: somebody may be told of its end (`on_success`, `on_failure`).
+        recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
     """
 
@@ -63,7 +64,7 @@ class Claim:
     kwargs: Mapping[str, Any] = MappingProxyType({})
     mode = "thread"
     special = False
-    recorded = False
+    recorded = 0.0
     pickled = False
     tells = False
     outcome: tuple[Any, BaseException | None] = (None, None)

@@ -44,6 +44,7 @@ class Delivery:
         self._resolver = resolver
         self._runners = runners
         self._by_mode = runners.by_mode
+        self._came = runners.came
         self._suspects = suspects
         self._life = life
         self._settler = settler
@@ -67,6 +68,7 @@ class Delivery:
             self._suspects.add(claim)
             return
         runner = self._by_mode[claim.mode]
+        self._came[claim.mode] = claim.reserved_mono
         runner.submit(claim)
         if claim.fields.get(b"tq_redeliver") == b"0" and runner.busy > runner.slots:
             self._runners.give_back(claim)  # at most once: never held without being run

@@ -14,10 +14,14 @@ from taskq.broker.link import pack_all
 from taskq.errors import BrokerUnavailable
 from taskq.worker import heartbeat
 from taskq.worker.outcome import lost_text
+from taskq.worker.records import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from taskq.broker import Broker
     from taskq.broker.alink import AsyncLink
+    from taskq.worker.claim import Claim
     from taskq.worker.records import Records
     from taskq.worker.rq_door import Door
     from taskq.worker.runners import Runners
@@ -27,7 +31,14 @@ log = logging.getLogger("taskq.worker")
 
 RECORD_S = 1.0
 """Jobs that run longer get RQ's execution record; shorter ones never pay for it."""
+REFRESH_S = 20.0
+"""And it is refreshed so often: what Redis and the event loop do for thousands stays small."""
 _PATIENCE_S = 10.0
+
+
+def _begun(claims: Sequence[Claim]) -> list[str]:
+    """Job id, execution id, job id, ..."""
+    return [text for claim in claims for text in (claim.id, claim.exec_id)]
 
 
 class Presence:
@@ -89,16 +100,22 @@ class Presence:
         """
         me, now = self._me, time.monotonic()
         running = self._runners.running()
-        long_running = [c for c in running if c.begun_mono and now - c.begun_mono > RECORD_S]
-        begun: list[str] = []
-        for claim in long_running:
-            begun += (claim.id, claim.exec_id)
-        state = "busy" if running else "idle"
-        one = heartbeat.Beat(me.uid, me.name, "\n".join(me.queues), state, begun)
+        due = [
+            c for c in running
+            if c.begun_mono and now - c.begun_mono > RECORD_S and now - c.recorded > REFRESH_S
+        ]  # fmt: skip
+        one = heartbeat.Beat(
+            me.uid, me.name, "\n".join(me.queues), "busy" if running else "idle", _begun(due[:PAGE])
+        )
         await heartbeat.beat(self._broker, self._link, [one])
         await self._show_stuck()
-        if long_running:
-            await self._records.write(long_running)
+        for start in range(0, len(due), PAGE):
+            # what has ended meanwhile is erased already
+            page = [c for c in due[start : start + PAGE] if self._runners.runs(c)]
+            if start and page:
+                await heartbeat.beat(self._broker, self._link, [one._replace(begun=_begun(page))])
+            if page:
+                await self._records.write(page)
 
     async def _show_stuck(self) -> None:
         """Write how many threads and coroutines are abandoned, where that has changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("taskq.worker")
 
 _KEEP_S = 60
-"""An execution's record outlives its worker's last heartbeat by so much."""
+"""An execution's record outlives its last refresh by so much."""
+PAGE = 100
+"""Jobs in one request: of ten thousand at once the event loop would stand still for half a second.
+"""
 _PATIENCE_S = 10.0
 
 
@@ -44,18 +48,20 @@ class Records:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self.reports: dict[str, tuple[float, float | None, str]] = {}
+        self._gone: list[Claim] = []
+        self._erasing: asyncio.Task[None] | None = None
 
     async def write(self, claims: Sequence[Claim]) -> None:
-        """Write or refresh the execution records of jobs that have run for a while.
+        """Write or refresh the execution records of at most `PAGE` jobs that run for a while.
 
         Raises:
             BrokerUnavailable: no answer.
         """
-        keys, now = self._broker.keys, self._broker.clock.time()
+        keys, now, mono = self._broker.keys, self._broker.clock.time(), time.monotonic()
         mine = f"{keys.worker(self._worker)}:executions"
         commands: list[Sequence[Any]] = []
         for claim in claims:
-            claim.recorded = True
+            claim.recorded = mono
             both = f"{claim.id}:{claim.exec_id}"
             record = f"{keys.prefix}:execution:{both}"
             of_job = f"{keys.prefix}:executions:{claim.id}"
@@ -74,17 +80,29 @@ class Records:
     def forget(self, claim: Claim) -> None:
         """A job is settled: nothing is to be said of it any more. Called on the event loop."""
         if claim.recorded:
-            self._loop.create_task(self._erase(claim))
+            self._gone.append(claim)
+            if self._erasing is None:
+                self._erasing = self._loop.create_task(self._erase())
         self.reports.pop(claim.id, None)
 
-    async def _erase(self, claim: Claim) -> None:
+    async def _erase(self) -> None:
         keys = self._broker.keys
-        both = f"{claim.id}:{claim.exec_id}"
-        commands = [
-            ("DEL", f"{keys.prefix}:execution:{both}"),
-            ("ZREM", f"{keys.prefix}:executions:{claim.id}", claim.exec_id),
-            ("SREM", f"{keys.worker(self._worker)}:executions", both),
-        ]
+        try:
+            while self._gone:
+                page, self._gone = self._gone[:PAGE], self._gone[PAGE:]
+                commands: list[Sequence[Any]] = []
+                for claim in page:
+                    both = f"{claim.id}:{claim.exec_id}"
+                    commands += (
+                        ("DEL", f"{keys.prefix}:execution:{both}"),
+                        ("ZREM", f"{keys.prefix}:executions:{claim.id}", claim.exec_id),
+                        ("SREM", f"{keys.worker(self._worker)}:executions", both),
+                    )
+                await self._send(commands)
+        finally:
+            self._erasing = None
+
+    async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
         packed = pack_all(commands)
         with suppress(BrokerUnavailable):  # they carry a TTL
             await self._link.ask(lambda _resend: packed, len(commands), _PATIENCE_S)

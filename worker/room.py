@@ -14,6 +14,7 @@ from taskq.worker.settings import PAGE, SETTLE_BYTES
 
 if TYPE_CHECKING:
     from taskq.worker.life import Life
+    from taskq.worker.runner import Runner
     from taskq.worker.runners import Runners
     from taskq.worker.settings import WorkerSettings
     from taskq.worker.settle import Settler
@@ -46,7 +47,10 @@ class Room:
         self._max_jobs = settings.max_jobs
         self._life = life
         self._runners = runners
-        self._of_app = [runner for mode, runner in runners.by_mode.items() if mode in modes]
+        self._of_app = [
+            _Lane(mode, runner) for mode, runner in runners.by_mode.items() if mode in modes
+        ]
+        self._came = runners.came
         self._settler = settler
         self._closed = False
 
@@ -68,9 +72,38 @@ class Room:
         if self._max_jobs is not None:
             room = min(room, self._max_jobs - self._life.jobs - self._runners.busy)
         now = time.monotonic()
-        for runner in self._of_app:
-            ahead = 0
+        for lane in self._of_app:
+            runner, ahead = lane.runner, 0
             if backlog and not held_up(runner, self.pace.average_s, now):
                 ahead = self.pace.lookahead(runner.slots, longest_running_s(runner, now))
-            room = min(room, runner.slots - runner.busy + ahead)
+            free = runner.slots - runner.busy + ahead
+            if free < room and len(self._of_app) > 1:
+                free += lane.unexpected(self._came, backlog=backlog)
+            room = min(room, free)
         return room
+
+
+class _Lane:
+    """A runner, and for how many calls no job of its mode has come.
+
+    What comes next may be of any mode, so the one with the fewest free slots would decide: eight
+    threads for ten thousand coroutines. A mode of which nothing runs, and of which full calls in
+    a row brought no job, is less and less expected. Should there be many at once after all, they
+    wait here for `UNBEGUN_S` at most.
+    """
+
+    def __init__(self, mode: str, runner: Runner) -> None:
+        self.mode = mode
+        self.runner = runner
+        self._calls = 0
+        self._seen = 0.0
+
+    def unexpected(self, came: dict[str, float], *, backlog: bool) -> int:
+        """Jobs to take beyond the free slots."""
+        newest = max(came.values(), default=0.0)
+        if not backlog or self.runner.busy or came.get(self.mode, -1.0) == newest:
+            self._calls = 0
+        elif newest != self._seen:  # one more call, and nothing of this mode in it
+            self._calls = min(self._calls + 1, 10)
+        self._seen = newest
+        return min(PAGE, self.runner.slots * ((1 << self._calls) - 1))

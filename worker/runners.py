@@ -35,6 +35,7 @@ class Runners:
         threads: runs `def` tasks.
         coroutines: runs `async def` tasks.
         by_mode: all of them.
+        came: when the last job of each mode was reserved (monotonic).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Runners:
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
         self.by_mode: dict[str, Runner] = {"thread": self.threads, "asyncio": self.coroutines}
+        self.came: dict[str, float] = {}
         self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
         self._settler = settler
         self._pace = pace
@@ -85,6 +87,10 @@ class Runners:
     def running(self) -> list[Claim]:
         """Jobs that were handed to a slot and have not ended."""
         return [claim for runner in self._all for claim in list(runner.running.values())]
+
+    def runs(self, claim: Claim) -> bool:
+        """Whether this execution was handed to a slot and has not ended."""
+        return self.of(claim).running.get(claim.id) is claim
 
     def in_hand(self) -> list[Claim]:
         """Jobs that are here, begun or not."""

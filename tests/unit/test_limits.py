@@ -7,6 +7,7 @@ import contextvars
 import logging
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from taskq.worker.children import Child
 from taskq.worker.claim import Claim
 from taskq.worker.loop_watch import LoopWatch
 from taskq.worker.outcome import Interrupted, TimeLimit
+from taskq.worker.room import _Lane
 from tests.support import until, wait_until
 
 
@@ -246,6 +248,30 @@ def test_the_current_job_of_another_context_can_be_asked():
     inside.run(context.enter, claim)
     assert context.job_in(inside) is claim
     assert context.job_in(contextvars.Context()) is None
+
+
+# -- how many are taken ------------------------------------------------------------------------
+
+
+def test_a_mode_of_which_nothing_comes_does_not_hold_back_the_others():
+    """Eight threads and ten thousand coroutines: calls for eight jobs each took five seconds."""
+    threads = SimpleNamespace(slots=8, busy=0)
+    lane = _Lane("thread", threads)  # type: ignore[arg-type]
+    came: dict[str, float] = {}
+
+    def after_a_call_that_brought(mode: str) -> int:
+        came[mode] = max(came.values(), default=0.0) + 1
+        return lane.unexpected(came, backlog=True)
+
+    assert lane.unexpected(came, backlog=True) == 0  # nothing is known yet
+    assert [after_a_call_that_brought("asyncio") for _ in range(5)] == [8, 24, 56, 100, 100]
+    assert lane.unexpected(came, backlog=True) == 100  # asked again: that is no news
+    assert after_a_call_that_brought("thread") == 0
+    assert after_a_call_that_brought("asyncio") == 8
+    assert lane.unexpected(came, backlog=False) == 0  # from a queue that was empty
+    assert after_a_call_that_brought("asyncio") == 8
+    threads.busy = 1
+    assert after_a_call_that_brought("asyncio") == 0  # its slots may be taken for long
 
 
 # -- the supervisor ------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ class Parts:
         self.threads = SimpleNamespace(slots=2, busy=0, running={})
         self.coroutines = SimpleNamespace(slots=3, busy=0, running={})
         self.by_mode = {"thread": self.threads, "asyncio": self.coroutines}
+        self.came: dict[str, float] = {}
         self.room = Room(WorkerSettings(**settings), modes, self, self, self)  # type: ignore[arg-type]
 
     @property
