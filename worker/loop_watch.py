@@ -56,7 +56,7 @@ class LoopWatch:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._turned_at = time.monotonic()
-        self._looked_at = 0.0
+        self._looks = 0
         self._told = ""
         self._seen = 0
         self._said_busy_at = -_BUSY_AGAIN_S
@@ -87,12 +87,13 @@ class LoopWatch:
         if 0 < self._slow_s < held_s - TURN_S:
             self._say_over(now, held_s)
         self._told = ""
+        self._looks = 0
         self._timer = self._loop.call_later(TURN_S, self._turn)
 
     def _say_over(self, now: float, held_s: float) -> None:
         if self._told:
             log.warning("The event loop goes on: %s held it up for %.1f s", self._told, held_s)
-        elif now - self._looked_at > held_s / 2:
+        elif self._looks * LOOK_S < held_s / 3:
             log.warning(
                 "Nothing of this process ran for %.1f s: C code kept the interpreter (a long "
                 "regular expression?), or the process was stopped, or the machine is overloaded",
@@ -110,7 +111,7 @@ class LoopWatch:
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_S):
             now = time.monotonic()
-            self._looked_at = now
+            self._looks += 1
             culprit = -1
             try:
                 if now - self._turned_at > 2 * TURN_S:
