@@ -9,9 +9,10 @@ import functools
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from taskq.calls import Call, build, to_batch
 from taskq.definition import module_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from taskq.broker.client import Broker
+    from taskq.testing.session import Session
 
 # `task` is exported from here: a library's unbound task may need `REGISTRY.make_app`.
 __all__ = ["TaskQ", "task"]
@@ -127,9 +129,38 @@ class TaskQ(Provider):
         from taskq.broker.client import Broker  # noqa: PLC0415 - redis takes 0.4 s to import
 
         with self._lock:
+            if self._broker is None and load().eager:
+                from taskq.testing.eager import eager_broker  # noqa: PLC0415 - few programs do
+
+                self._broker = eager_broker(self)
             if self._broker is None:
                 self._broker = Broker(*redis_url(self._url))
             return self._broker
+
+    def testing(
+        self,
+        mode: Literal["inline", "manual"] = "inline",
+        *,
+        now: datetime | None = None,
+        dependencies: Mapping[Callable[..., Any], Any] | None = None,
+    ) -> Session:
+        """Run this app's jobs in this process, without a server: `with queue.testing() as t`.
+
+        Also `async with`. The whole process uses it until the end of the block.
+
+        Args:
+            mode: "inline": each job runs when it is enqueued; "manual": when the test says
+                `t.run()`.
+            now: an aware datetime at which time stands still until `t.advance(...)`; by
+                default the present one.
+            dependencies: `{get_client: fake}`: what stands for what, for `Depends`.
+
+        Raises:
+            ConfigError: a wrong argument, or fakeredis (`taskq[testing]`) is not installed.
+        """
+        from taskq.testing.session import Session  # noqa: PLC0415 - tests only
+
+        return Session(self, mode, now=now, dependencies=dependencies)
 
     @property
     def rq_serializer(self) -> Any:

@@ -41,6 +41,14 @@ class Callbacks:
                 )
                 self._thread.start()
 
+    def drain(self, limit_s: float) -> None:
+        """Wait until what was submitted so far has been called; not from a callback itself."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        reached = threading.Event()
+        self.submit(lambda _: reached.set(), None)
+        reached.wait(limit_s)
+
     def _main(self) -> None:
         while True:
             try:

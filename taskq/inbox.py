@@ -69,6 +69,10 @@ class Inbox:
             if self._pid != os.getpid():  # forked while iterating: the parent's thread is not here
                 self._pid = os.getpid()
                 self._register()
+            if self._arrived.empty():
+                next(iter(self.pending))._waits.before_blocking(
+                    is_timed=self._timeout_s is not None
+                )
             try:
                 handle, outcome = self._arrived.get(timeout=self._slice_s())
             except Empty:

@@ -9,21 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import time
 import weakref
 from asyncio import coroutines
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from taskq.annotations import (
-    Rebuild,
-    args_rebuilder,
-    item_rebuilder,
-    result_rebuilder,
-    sent_rebuilder,
-)
+from taskq.annotations import Rebuild, args_rebuilder, result_rebuilder
 from taskq.broker.records import NewJob
-from taskq.commands import adrain, drain
 from taskq.definition import Mode, body_of, check_function, check_name, mode_of, module_name
 from taskq.depends import needs_of
 from taskq.errors import ConfigError
@@ -48,9 +40,7 @@ class TaskSpec:
         fn: the function itself.
         runnable: what runs it, here and in workers: the function, or it with its dependencies.
         injection: its dependencies; None without.
-        mode: "asyncio", "thread" or "generator": what a worker runs it on.
-        stream_keep: how many of the values it yields Redis keeps, at most.
-        stream_ahead: how many values it may be ahead of its reader; None: any number.
+        mode: "asyncio" or "thread": what a worker runs it on.
         module: module of the function, as a worker imports it.
         qualname: name of the function within its module.
         opts: options of the decorator, with those of `.options()` over them.
@@ -60,8 +50,6 @@ class TaskSpec:
     name: str
     aliases: tuple[str, ...]
     mode: Mode
-    stream_keep: int = 10_000
-    stream_ahead: int | None = None
     module: str
     qualname: str
     opts: Options
@@ -99,8 +87,6 @@ class TaskSpec:
         self.name = f"{self.module}.{self.qualname}" if name is None else check_name(name)
         self.aliases = tuple(check_name(alias, "aliases") for alias in aliases)
         self.mode = mode_of(checked, mode)
-        if "stream_keep" in rest or "stream_ahead" in rest:
-            self._limit_stream(rest.pop("stream_keep", None), rest.pop("stream_ahead", None))
         self.opts = DEFAULTS.merge(f"@task of {self.qualname}()", rest)
         self.signature = _signature(checked)
         self._app = app
@@ -179,39 +165,6 @@ class TaskSpec:
         """What turns a decoded result into the model the return annotation names, or None."""
         return result_rebuilder(self.fn)
 
-    @functools.cached_property
-    def rebuild_item(self) -> Callable[[Any], Any] | None:
-        """The same for what a generator task yields."""
-        return item_rebuilder(self.fn)
-
-    @functools.cached_property
-    def rebuild_sent(self) -> Callable[[Any], Any] | None:
-        """The same for what it is sent."""
-        return sent_rebuilder(self.fn)
-
-    def _limit_stream(self, keep: Any, ahead: Any) -> None:
-        for name, value in (("stream_keep", keep), ("stream_ahead", ahead)):
-            if self.mode != "generator":
-                raise ConfigError(
-                    f"{self.qualname}: {name} is for functions with a yield, and this has none."
-                )
-            if value is not None and (type(value) is not int or value < 1):
-                raise ConfigError(f"{self.qualname}: {name}={value!r}: must be a number above 0.")
-        self.stream_keep = self.stream_keep if keep is None else keep
-        if ahead is not None and ahead > self.stream_keep:
-            raise ConfigError(
-                f"{self.qualname}: stream_ahead={ahead}: must not be above stream_keep="
-                f"{self.stream_keep}, or values would be dropped before they were read."
-            )
-        self.stream_ahead = ahead
-
-    def call_of_rq(self, made: Any) -> Any:
-        """What stock RQ gets that has called a generator task: the result of running it all.
-
-        Nothing is streamed there, and nothing can be sent.
-        """
-        return adrain(made) if inspect.isasyncgen(made) else drain(made)
-
     def build(
         self,
         app: Any,
@@ -241,7 +194,7 @@ class TaskSpec:
         )
         fields = opts.batch_fields if in_batch else opts.fields
         if opts.is_plain:
-            return NewJob(job_id, opts.queue, data, fields)
+            return NewJob(job_id, opts.queue, data, fields, options=opts)
         extra: list[Any] = []
         key = ""
         if opts.unique is not None:
@@ -261,9 +214,10 @@ class TaskSpec:
             delay_s=opts.delay,
             at=opts.at,
             unique=key,
-            ttl_s=_waiting_s(opts),
+            ttl_s=_waiting_s(opts, app),
             # A chosen id does not tell a resend from a second job with the same id.
             token=new_id()[:12] if opts.job_id else "",
+            options=opts,
         )
 
     def _refuse_interactive(self, _args: Arguments, _kwargs: Mapping[str, Any]) -> None:
@@ -278,13 +232,13 @@ def _nobody() -> None:
     return None
 
 
-def _waiting_s(opts: Options) -> int | None:
+def _waiting_s(opts: Options, app: Any) -> int | None:
     """How long the job may exist unstarted: its `ttl` counts from when it may run, as RQ's."""
     if opts.ttl is None:
         return None
     before = opts.delay or 0.0
     if opts.at is not None:
-        before = max(0.0, opts.at - time.time())
+        before = max(0.0, opts.at - app.broker.clock.time())
     return whole_s(before + opts.ttl)
 
 

@@ -19,6 +19,7 @@ from taskq.errors import (
     JobNotFound,
     PayloadError,
     ResultExpired,
+    ResultTimeout,
     TaskQError,
     TaskTimeout,
 )
@@ -84,6 +85,8 @@ def error_of(outcome: Outcome, job_id: str, result_ttl: float | None = None) -> 
         return JobNotFound(
             f"No job {job_id} in Redis: never enqueued there, or ended and forgotten."
         )
+    if kind is Kind.LATE:
+        return ResultTimeout(outcome.note or f"No result of job {job_id} in time. The job goes on.")
     if kind is Kind.CLOSED:
         return TaskQError(f"The app was closed while waiting for {job_id}. The job goes on.")
     return PayloadError(f"What Redis holds for job {job_id} cannot be read: {outcome.note}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from taskq import TaskQ
 from taskq.broker.records import Accepted, NewJob
+from taskq.clock import Clock
 from taskq.keys import Keys
 
 
@@ -23,6 +24,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.keys = Keys("rq")
+        self.clock = Clock()
         self.jobs: list[NewJob] = []
         self.trips: list[int] = []
         self._holders: dict[str, str] = {}

@@ -73,8 +73,6 @@ class Life:
         self._door = door
         self._suspects = suspects
         self._begun = begun
-        self._clock = app.broker.clock
-        self._loop = asyncio.get_running_loop()
         self.pace = pace
         self.jobs = 0
 
@@ -101,7 +99,7 @@ class Life:
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
         if claim is self._suspects.current:
-            self._loop.call_soon(self._suspects.next)
+            asyncio.get_running_loop().call_soon(self._suspects.next)
         seconds = 0.0
         if claim.begun_mono:
             seconds = time.monotonic() - claim.begun_mono
@@ -155,7 +153,8 @@ class Life:
     def _young(self, claim: Claim) -> bool:
         """Whether its caller may still be sending it again: a marker is left if it is deleted."""
         enqueued = claim.fields.get(b"enqueued_at", b"").decode("ascii", "replace")
-        return enqueued >= self._clock.iso(self._clock.time() - _YOUNG_S)
+        clock = self._app.broker.clock
+        return enqueued >= clock.iso(clock.time() - _YOUNG_S)
 
 
 def _interrupted_item(claim: Claim, error: Interrupted) -> Item:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from taskq.worker import items
 from taskq.worker.async_runner import AsyncRunner
-from taskq.worker.generator_runner import GeneratorRunner
 from taskq.worker.outcome import cut_short_item
 from taskq.worker.settings import LOOKAHEAD_S
 from taskq.worker.thread_runner import ThreadRunner
@@ -15,8 +14,6 @@ from taskq.worker.thread_runner import ThreadRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskq.app import TaskQ
-    from taskq.broker.alink import AsyncLink
     from taskq.worker.claim import Claim
     from taskq.worker.pace import Pace
     from taskq.worker.runner import Runner
@@ -32,17 +29,16 @@ HELD_UP_S = 0.04
 
 
 class Runners:
-    """Threads for `def` tasks, the event loop for `async def` tasks, turns for generators.
+    """The threads for `def` tasks and the event loop for `async def` tasks.
 
     Attributes:
         threads: runs `def` tasks.
-        coroutines: runs `async def` tasks, async generators too.
-        generators: runs generator tasks.
+        coroutines: runs `async def` tasks.
         by_mode: all of them.
         came: when the last job of each mode was reserved (monotonic).
     """
 
-    def __init__(  # noqa: PLR0913 (assembled once, by name)
+    def __init__(
         self,
         settings: WorkerSettings,
         settler: Settler,
@@ -50,8 +46,6 @@ class Runners:
         done: Callable[[Claim, Any, BaseException | None], None],
         wake: Callable[[Callable[[], None]], None],
         pace: Pace,
-        app: TaskQ,
-        link: AsyncLink,
     ) -> None:
         """Run nothing yet.
 
@@ -62,19 +56,10 @@ class Runners:
             done: called on the event loop with (claim, value, error).
             wake: runs a function on the event loop, from any thread.
             pace: knows how long jobs take.
-            app: its broker and codec carry what generators yield.
-            link: a connection of its own for that.
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
-        self.generators = GeneratorRunner(
-            settings.concurrency, begin, done, wake, self.coroutines, app, link
-        )
-        self.by_mode: dict[str, Runner] = {
-            "thread": self.threads,
-            "asyncio": self.coroutines,
-            "generator": self.generators,
-        }
+        self.by_mode: dict[str, Runner] = {"thread": self.threads, "asyncio": self.coroutines}
         self.came: dict[str, float] = {}
         self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
         self._settler = settler
@@ -97,12 +82,7 @@ class Runners:
     @property
     def stuck(self) -> int:
         """Threads and coroutines that were abandoned and have not ended: they hold memory."""
-        return self.threads.stuck + self.coroutines.stuck + self.generators.stuck
-
-    @property
-    def closing(self) -> bool:
-        """Whether jobs run that can be made to end: coroutines and generators."""
-        return bool(self.coroutines.running or self.generators.running)
+        return self.threads.stuck + self.coroutines.stuck
 
     def running(self) -> list[Claim]:
         """Jobs that were handed to a slot and have not ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskq.broker.client import BrokerError, run_script
@@ -141,12 +141,8 @@ class Settler:
     async def _send(self, batch: list[tuple[Claim, Item]]) -> None:
         # what cannot be sent is counted with the next batch
         counted, self.tally = self.tally, Tally()
-        args: list[Any] = [
-            self._worker, self._broker.clock.iso(),
-            *counted.totals(), len(self._queues), *self._queues, *counted.fields(),
-        ]  # fmt: skip
-        jobs, order = pack_items(batch)
-        args += jobs
+        iso = self._broker.clock.iso()
+        args, order = settle_args(self._worker, iso, self._queues, counted, batch)
         keys = [self._broker.keys.prefix, self._broker.keys.own]
         chosen = script("settle")
         resent = False
@@ -180,3 +176,24 @@ class Settler:
             "Its lease had ended, or the record was already made",
             claim.id, claim.name, what,
         )  # fmt: skip
+
+
+def settle_args(
+    worker: str,
+    iso: str,
+    queues: Sequence[str],
+    counted: Tally,
+    batch: Sequence[tuple[Claim, Item]],
+) -> tuple[list[Any], list[int]]:
+    """Arguments of the script, and for each of its answers the position of the job in the batch.
+
+    Args:
+        worker: its name.
+        iso: the time, for the jobs' records.
+        queues: names; a claim's `position` counts from 1.
+        counted: what has ended since the last time.
+        batch: jobs and what became of them.
+    """
+    jobs, order = pack_items(batch)
+    head = [worker, iso, *counted.totals(), len(queues), *queues, *counted.fields()]
+    return [*head, *jobs], order

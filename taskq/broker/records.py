@@ -21,6 +21,7 @@ class NewJob:
         unique: lock to hold until the job ends, or "".
         ttl_s: how long it may wait before it is dropped, or None.
         token: tells a resend from another job with the same id; "" where the id is random.
+        options: what its caller chose, for who looks at calls (`taskq.testing`); never sent.
     """
 
     id: str
@@ -33,6 +34,7 @@ class NewJob:
     unique: str = ""
     ttl_s: int | None = None
     token: str = ""
+    options: Any = None
 
     def place(self) -> str:
         """Where the enqueue script puts it: b, f, +SECONDS or @EPOCH."""

@@ -23,7 +23,6 @@ from taskq.broker.link import backoff_s
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import LOOK_EVERY_S, PATIENCE_S
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader, Readers, discard
-from taskq.broker.tap import Tap
 from taskq.broker.wait_loop import LAST_LOOK_S, LoopWaiter
 from taskq.broker.wait_thread import Connects, ThreadWaiter
 from taskq.broker.watch import (
@@ -108,13 +107,11 @@ class Waits:
         """Forget a caller of `add` that stopped waiting."""
         self._thread.remove(job_ids, sink)
 
-    def tap(self, tap: Tap) -> None:
-        """Read a stream; its sink is called in the waiting thread."""
-        self._thread.tap(tap)
+    def before_blocking(self, *, is_timed: bool) -> None:
+        """The calling thread is about to wait for what `add` watches: nothing to be done here.
 
-    def untap(self, tap: Tap) -> None:
-        """Forget a reader of `tap`."""
-        self._thread.untap(tap)
+        Where jobs run in this very process (`taskq.testing`), they may have to be run now.
+        """
 
     def converse(self, conversation: Conversation[T], limit_s: float = LAST_LOOK_S) -> T:
         """Run a short conversation on a held connection.

@@ -100,6 +100,9 @@ class Root(click.Group):
         **extra: Any,
     ) -> Any:
         """Run, and leave with one clear line on stderr and a documented exit code."""
+        os.environ["TASKQ_EAGER"] = (
+            "0"  # that is for programs: commands, and workers, talk to Redis
+        )
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:

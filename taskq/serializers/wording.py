@@ -63,8 +63,7 @@ def _argument(path: tuple[Any, ...], names: Sequence[str] | None) -> str:
 
 
 def _value(kind: str, name: str) -> str:
-    what = {"yield": "yielded value", "send": "sent value"}.get(kind, kind)
-    return f"{_short(name)}(): the {what}" if name else f"The {what}"
+    return f"{_short(name)}(): the {kind}" if name else f"The {kind}"
 
 
 def _short(name: str) -> str:
@@ -73,7 +72,7 @@ def _short(name: str) -> str:
 
 
 def _verb(kind: str) -> str:
-    return {"result": "Return", "yield": "Yield", "send": "Send"}.get(kind, "Use")
+    return "Return" if kind == "result" else "Use"
 
 
 def _size(size: int | None, max_bytes: int) -> str:
