@@ -86,7 +86,7 @@ class Page:
         log = self.home / f".output-{len(self.running)}"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                f"exec {command}",
+                f"exec env {command}",  # settings may stand before it
                 shell=True,
                 cwd=self.home,
                 env=self.env,

@@ -27,6 +27,7 @@ from taskq import (
     notify,
     verify_webhook,
 )
+from taskq.operations import retry
 from taskq.retry import Retry
 from tests.engine import descendants
 from tests.receiver import receiving
@@ -123,9 +124,14 @@ class Told:
         found = [line.partition(" ") for line in self.ledger.lines()]
         return [json.loads(rest) for word, _, rest in found if word == kind]
 
-    def one(self, kind: str, timeout: float = 10.0) -> dict[str, Any]:
-        wait_until(lambda: self.all(kind), timeout)
-        (found,) = self.all(kind)
+    def one(self, kind: str, job_id: str = "", timeout: float = 10.0) -> dict[str, Any]:
+        """What was said of that job, or of the only one that anything was said of."""
+
+        def of_it() -> list[dict[str, Any]]:
+            return [said for said in self.all(kind) if job_id in ("", said["id"])]
+
+        wait_until(of_it, timeout)
+        (found,) = of_it()
         return found
 
 
@@ -153,56 +159,44 @@ def test_a_callback_is_told_of_the_result(
     assert told.all("bad") == []
 
 
-def test_a_callback_is_told_of_the_error(
+def test_callbacks_of_all_kinds_of_ends(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter
 ) -> None:
     worker(target)
-    handle = app.divide.delay(1, 0)
-    said = told.one("bad")
-    assert (said["id"], said["status"], said["result"]) == (handle.id, "failed", None)
+    failing, late = app.divide.delay(1, 0), app.slow.delay()
+    unkept = app.point.options(result_ttl=0).delay(4)
+    chained = app.number.options(on_success=app.stumbles.options(on_success=app.good)).delay(1)
+    retried, hopeless = app.flaky.delay(3), app.flaky.delay(9)
+    batch = app.divide.map([1, 2, 3], b=1)
+
+    said = told.one("bad", failing.id)
+    assert (said["status"], said["result"]) == ("failed", None)
     assert (said["exc_type"], said["message"]) == ("builtins.ZeroDivisionError", "division by zero")
     assert "return a / b" in said["traceback"]
-    assert told.all("good") == []
-
-
-def test_the_result_comes_as_its_type_also_where_it_is_not_kept(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
-) -> None:
-    worker(target)
-    app.point.options(result_ttl=0).delay(4)
-    assert told.one("good")["result"] == {"x": 4}
+    assert told.one("bad", late.id)["exc_type"] == "taskq.errors.TaskTimeout"
+    # as its type, also where it is not kept
+    assert told.one("good", unkept.id)["result"] == {"x": 4}
+    # a callback may have callbacks
+    assert told.one("good", f"{chained.id}-success")["task"] == app.stumbles.name
+    # only the last attempt ends a job
+    retried.result(timeout=5)
+    said = told.one("bad", hopeless.id)
+    assert (said["message"], said["attempts"]) == ("attempt 3", 3)
+    for handle in batch.handles:
+        assert told.one("good", handle.id)["status"] == "finished"
+    assert {said["id"] for said in told.all("bad")} == {failing.id, late.id, hopeless.id}
 
 
 def test_a_callback_goes_to_its_own_queue_and_has_its_own_options(
     app: ModuleType, target: str, ledger: Ledger, worker: WorkerStarter, redis_client: redis.Redis
 ) -> None:
-    later = app.stumbles.options(queue="mail", delay=0.3)
+    later = app.stumbles.options(queue="mail", delay=1)
     handle = app.number.options(on_success=later).delay(1)
-    worker(target, "-q", "default")
+    worker(target, "-q", "default", "-q", "mail")
     handle.result(timeout=5)
     assert redis_client.zcard("rq:scheduled:mail") == 1
-    worker(target, "-q", "mail")
     app.queue.handle(f"{handle.id}-success").result(timeout=10)
     assert ledger.lines() == ["stumbles 1", "stumbles 2", "stumbles 3"]
-
-
-def test_only_the_last_attempt_ends_a_job(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
-) -> None:
-    worker(target)
-    app.flaky.delay(3).result(timeout=5)
-    with pytest.raises(JobFailed):
-        app.flaky.delay(9).result(timeout=5)
-    said = told.one("bad")
-    assert (said["message"], said["attempts"]) == ("attempt 3", 3)
-
-
-def test_a_job_over_its_time_limit_has_failed(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
-) -> None:
-    worker(target)
-    app.slow.delay()
-    assert told.one("bad")["exc_type"] == "taskq.errors.TaskTimeout"
 
 
 @pytest.mark.parametrize(
@@ -276,39 +270,21 @@ def test_a_canceled_job_tells_nobody(
 
 
 def test_a_job_that_is_run_again_tells_again(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
+    app: ModuleType, target: str, worker: WorkerStarter, redis_client: redis.Redis
 ) -> None:
+    """Both callbacks wait: the second one has an id of its own, the first one stays."""
     handle = app.divide.options(on_failure=app.bad.options(queue="later")).delay(1, 0)
-    first = worker(target, "-q", "default")
-    wait_until(lambda: handle.status() == "failed")
-    from taskq.operations import retry
-
-    retry(app.queue.broker, [handle.id])
-    wait_until(lambda: handle.status() == "failed")
-    first.stop()
-    worker(target, "-q", "later", "--burst")
-    wait_until(lambda: len(told.all("bad")) == 2)
-    assert len({said["by"] for said in told.all("bad")}) == 2
+    worker(target, "-q", "default")
+    for count in (1, 2):
+        wait_until(lambda count=count: redis_client.llen("rq:queue:later") == count)
+        retry(app.queue.broker, [handle.id])
+    ids = [one.decode() for one in redis_client.lrange("rq:queue:later", 0, 1)]
+    assert ids[0] == f"{handle.id}-failure"
+    assert ids[1].startswith(f"{handle.id}-failure-")
+    assert redis_client.hget(f"rq:job:{ids[1]}", "tq_signed_as") == ids[0].encode()
 
 
-def test_a_callback_may_have_callbacks(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
-) -> None:
-    worker(target)
-    chain = app.stumbles.options(on_success=app.good)
-    handle = app.number.options(on_success=chain).delay(1)
-    assert told.one("good")["id"] == f"{handle.id}-success"
-
-
-def test_every_job_of_a_batch_tells(
-    app: ModuleType, target: str, told: Told, worker: WorkerStarter
-) -> None:
-    worker(target)
-    batch = app.divide.map([1, 2, 3], b=1)
-    wait_until(lambda: len(told.all("good")) == 3)
-    assert {said["id"] for said in told.all("good")} == {one.id for one in batch.handles}
-
-
+@pytest.mark.timeout(60)
 def test_signed_payloads_also_where_the_id_had_to_change(
     app: ModuleType,
     target: str,
@@ -371,7 +347,7 @@ def test_a_callback_of_another_app_is_refused(app: ModuleType) -> None:
         app.number.options(on_success=other.task(name="x.good")(app.good.fn)).delay(1)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(90)
 def test_killed_at_any_moment_each_end_is_told_once(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter, redis_client: redis.Redis
 ) -> None:
@@ -398,12 +374,14 @@ def test_killed_at_any_moment_each_end_is_told_once(
 # -- in the caller's process -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["divide", "adivide"])
-def test_every_way_in_a_plain_program(
-    app: ModuleType, target: str, worker: WorkerStarter, name: str
-) -> None:
+def test_every_way_in_every_mode(app: ModuleType, target: str, worker: WorkerStarter) -> None:
     worker(target)
-    task = getattr(app, name)
+    for task in (app.divide, app.adivide):
+        _in_a_plain_program(task)
+        _in_an_asyncio_program(app.queue, task)
+
+
+def _in_a_plain_program(task: Any) -> None:
     good, bad = task.delay(6, 3), task.delay(1, 0)
     called: SimpleQueue[str] = SimpleQueue()
     for handle in (good, bad):
@@ -418,15 +396,9 @@ def test_every_way_in_a_plain_program(
     assert task.map([2, 4], b=2).results(timeout=10) == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("name", ["divide", "adivide"])
-def test_every_way_in_an_asyncio_program(
-    app: ModuleType, target: str, worker: WorkerStarter, name: str
-) -> None:
-    worker(target)
-    task = getattr(app, name)
-
+def _in_an_asyncio_program(queue: TaskQ, task: Any) -> None:
     async def program() -> None:
-        async with app.queue:
+        async with queue:
             good, bad = await task.adelay(6, 3), await task.adelay(1, 0)
             called: asyncio.Queue[str] = asyncio.Queue()
             for handle in (good, bad):
