@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ as TaskQ
     from taskq.app import task as task
     from taskq.calls import Call as Call
+    from taskq.commands import receive as receive
     from taskq.context import JobContext as JobContext
     from taskq.context import current_job as current_job
     from taskq.depends import Depends as Depends
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from taskq.errors import NotSerializable as NotSerializable
     from taskq.errors import PayloadError as PayloadError
     from taskq.errors import PayloadTooLarge as PayloadTooLarge
+    from taskq.errors import RemoteError as RemoteError
     from taskq.errors import ResultExpired as ResultExpired
     from taskq.errors import ResultTimeout as ResultTimeout
     from taskq.errors import TaskQError as TaskQError
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from taskq.errors import UnknownTask as UnknownTask
     from taskq.handle import Batch as Batch
     from taskq.handle import Handle as Handle
+    from taskq.handle import StreamHandle as StreamHandle
     from taskq.handle import as_completed as as_completed
     from taskq.handle import gather as gather
     from taskq.handle import wait as wait
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
 _HOME = {
     "taskq.app": ("TaskQ", "task"),
     "taskq.calls": ("Call",),
+    "taskq.commands": ("receive",),
     "taskq.context": ("JobContext", "current_job"),
     "taskq.depends": ("Depends",),
     "taskq.endings": ("Ending",),
@@ -73,13 +77,14 @@ _HOME = {
         "NotSerializable",
         "PayloadError",
         "PayloadTooLarge",
+        "RemoteError",
         "ResultExpired",
         "ResultTimeout",
         "TaskQError",
         "TaskTimeout",
         "UnknownTask",
     ),
-    "taskq.handle": ("Batch", "Handle", "as_completed", "gather", "wait"),
+    "taskq.handle": ("Batch", "Handle", "StreamHandle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
     "taskq.tasks": ("Task",),
     "taskq.webhooks": ("verify_webhook",),

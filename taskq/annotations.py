@@ -35,7 +35,27 @@ def args_rebuilder(fn: Callable[..., Any], check: CallCheck) -> Rebuild | None:
 def result_rebuilder(fn: Callable[..., Any]) -> Callable[[Any], Any] | None:
     """Return what rebuilds the result of `fn`; None where nothing has to be."""
     hints = _hints(fn)
-    return rebuilder(hints["return"]) if "return" in hints else None
+    if "return" not in hints:
+        return None
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        return _part_rebuilder(hints["return"], 2)
+    return rebuilder(hints["return"])
+
+
+def item_rebuilder(fn: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """Return what rebuilds the values that the generator function `fn` yields, or None."""
+    return _part_rebuilder(_hints(fn).get("return"), 0)
+
+
+def sent_rebuilder(fn: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """Return what rebuilds the values that are sent to it, or None."""
+    return _part_rebuilder(_hints(fn).get("return"), 1)
+
+
+def _part_rebuilder(annotation: Any, place: int) -> Callable[[Any], Any] | None:
+    """Of `Generator[Y, S, R]`, `AsyncGenerator[Y, S]`, `Iterator[Y]`: that of Y, S or R."""
+    parts = typing.get_args(annotation)
+    return rebuilder(parts[place]) if place < len(parts) else None
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from taskq.errors import ConfigError
 
-Mode = Literal["asyncio", "thread"]
+Mode = Literal["asyncio", "thread", "generator"]
 
 _MAIN = ("__main__", "__mp_main__")
 """The program itself, and what multiprocessing's spawned children call it."""
@@ -78,19 +78,24 @@ def _unreachable(fn: object) -> str:
 
 def _iterates(fn: Callable[..., Any]) -> str:
     """Why the result of `fn` could not be stored: it is an iterator; "" where it is none."""
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        return (
-            "is a generator function, and this version of taskq has no generator tasks yet. "
-            "Return a list, or enqueue a job for each item."
-        )
+    if yields(fn):
+        return ""
     returned = getattr(fn, "__annotations__", {}).get("return")
     if isinstance(returned, str):
         iterates = _ITERATOR_TEXT.match(returned) is not None
     else:
         iterates = (typing.get_origin(returned) or returned) in _ITERATORS
     if iterates:
-        return "is annotated as returning an iterator, which no result can hold. Return a list."
+        return (
+            "is annotated as returning an iterator, which no result can hold. "
+            "Return a list, or yield the items: then it is a generator task."
+        )
     return ""
+
+
+def yields(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` is a generator function, `def` or `async def`."""
+    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
@@ -100,6 +105,13 @@ def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
         ConfigError: a mode that does not fit, or that this version does not have.
     """
     is_async = inspect.iscoroutinefunction(fn)
+    if yields(fn):
+        if wanted in (None, "generator"):
+            return "generator"
+        raise ConfigError(
+            f"{getattr(fn, '__qualname__', fn)}: it yields, so it runs as a generator task; "
+            f"leave mode={wanted!r} out."
+        )
     if wanted is None:
         return "asyncio" if is_async else "thread"
     name = getattr(fn, "__qualname__", repr(fn))
@@ -108,7 +120,12 @@ def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
             f"{name}: mode='process' runs a plain function in a child process, and this is an "
             "async def. Leave mode out, or make it a plain def."
         )
-    if wanted in ("process", "generator"):
+    if wanted == "generator":
+        raise ConfigError(
+            f"{name}: mode='generator' is for functions with a yield, and this has none. "
+            "Leave mode out."
+        )
+    if wanted == "process":
         raise ConfigError(
             f"{name}: mode={wanted!r} is not available yet in this version of taskq; "
             "'asyncio' and 'thread' are."

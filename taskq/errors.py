@@ -14,6 +14,7 @@
     │   └── ResultExpired                      there was one; its result is no longer kept
     ├── ResultTimeout (TimeoutError)           the caller stopped waiting; the job goes on
     ├── JobCanceled                            the job was canceled or stopped
+    ├── RemoteError                            thrown into a generator task by its caller
     └── JobFailed                              the job ended without a result
         └── TaskTimeout (TimeoutError)         it ran longer than its time limit
 
@@ -78,6 +79,25 @@ class ResultTimeout(TaskQError, TimeoutError):
 
 class JobCanceled(TaskQError):
     """The job was canceled before it ended by itself."""
+
+
+class RemoteError(TaskQError):
+    """What `handle.throw(exc)` raises in the task where the class of `exc` is no builtin.
+
+    Attributes:
+        exc_type: dotted name of that class, as text: it is never imported.
+        message: text of the exception.
+    """
+
+    def __init__(self, exc_type: str = "", message: str = "") -> None:
+        """Keep both."""
+        super().__init__(exc_type, message)
+        self.exc_type = exc_type
+        self.message = message
+
+    def __str__(self) -> str:
+        """Both in one line."""
+        return f"{self.exc_type}: {self.message}" if self.message else self.exc_type
 
 
 class JobFailed(TaskQError):

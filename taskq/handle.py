@@ -5,6 +5,7 @@ from __future__ import annotations
 from taskq.batch import Batch
 from taskq.future import Handle
 from taskq.progress import Progress
+from taskq.stream import Stream, StreamHandle
 from taskq.waiting import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -25,6 +26,8 @@ __all__ = [
     "DoneAndNotDone",
     "Handle",
     "Progress",
+    "Stream",
+    "StreamHandle",
     "as_completed",
     "gather",
     "wait",

@@ -98,6 +98,14 @@ class Keys:
         """Hash of those among them that failed: id, and the error in our JSON."""
         return f"{self.own}failures:{bucket}"
 
+    def stream(self, job_id: str) -> str:
+        """Stream with what a generator task yielded."""
+        return f"{self.own}stream:{job_id}"
+
+    def sent(self, job_id: str) -> str:
+        """Stream with what was sent to a generator task: its box."""
+        return f"{self.own}sent:{job_id}"
+
     def stats(self, queue: str, minute: int) -> str:
         """Counters of a queue for one minute (epoch // 60)."""
         return f"{self.own}stats:{queue}:{minute}"

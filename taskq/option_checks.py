@@ -53,7 +53,7 @@ def check_job_id(where: str, job_id: object) -> str:
 
 
 def _unknown(name: str) -> str:
-    if name in ("mode", "name", "aliases"):
+    if name in ("mode", "name", "aliases", "stream_keep", "stream_ahead"):
         return f"{name!r} belongs to the decorator: it is the same for every call of a task."
     near = difflib.get_close_matches(name, _CHECKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -14,8 +14,15 @@ from asyncio import coroutines
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from taskq.annotations import Rebuild, args_rebuilder, result_rebuilder
+from taskq.annotations import (
+    Rebuild,
+    args_rebuilder,
+    item_rebuilder,
+    result_rebuilder,
+    sent_rebuilder,
+)
 from taskq.broker.records import NewJob
+from taskq.commands import adrain, drain
 from taskq.definition import Mode, body_of, check_function, check_name, mode_of, module_name
 from taskq.depends import needs_of
 from taskq.errors import ConfigError
@@ -40,7 +47,9 @@ class TaskSpec:
         fn: the function itself.
         runnable: what runs it, here and in workers: the function, or it with its dependencies.
         injection: its dependencies; None without.
-        mode: "asyncio" or "thread": what a worker runs it on.
+        mode: "asyncio", "thread" or "generator": what a worker runs it on.
+        stream_keep: how many of the values it yields Redis keeps, at most.
+        stream_ahead: how many values it may be ahead of its reader; None: any number.
         module: module of the function, as a worker imports it.
         qualname: name of the function within its module.
         opts: options of the decorator, with those of `.options()` over them.
@@ -50,6 +59,8 @@ class TaskSpec:
     name: str
     aliases: tuple[str, ...]
     mode: Mode
+    stream_keep: int = 10_000
+    stream_ahead: int | None = None
     module: str
     qualname: str
     opts: Options
@@ -87,6 +98,8 @@ class TaskSpec:
         self.name = f"{self.module}.{self.qualname}" if name is None else check_name(name)
         self.aliases = tuple(check_name(alias, "aliases") for alias in aliases)
         self.mode = mode_of(checked, mode)
+        if "stream_keep" in rest or "stream_ahead" in rest:
+            self._limit_stream(rest.pop("stream_keep", None), rest.pop("stream_ahead", None))
         self.opts = DEFAULTS.merge(f"@task of {self.qualname}()", rest)
         self.signature = _signature(checked)
         self._app = app
@@ -164,6 +177,39 @@ class TaskSpec:
     def rebuild_result(self) -> Callable[[Any], Any] | None:
         """What turns a decoded result into the model the return annotation names, or None."""
         return result_rebuilder(self.fn)
+
+    @functools.cached_property
+    def rebuild_item(self) -> Callable[[Any], Any] | None:
+        """The same for what a generator task yields."""
+        return item_rebuilder(self.fn)
+
+    @functools.cached_property
+    def rebuild_sent(self) -> Callable[[Any], Any] | None:
+        """The same for what it is sent."""
+        return sent_rebuilder(self.fn)
+
+    def _limit_stream(self, keep: Any, ahead: Any) -> None:
+        for name, value in (("stream_keep", keep), ("stream_ahead", ahead)):
+            if self.mode != "generator":
+                raise ConfigError(
+                    f"{self.qualname}: {name} is for functions with a yield, and this has none."
+                )
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{self.qualname}: {name}={value!r}: must be a number above 0.")
+        self.stream_keep = self.stream_keep if keep is None else keep
+        if ahead is not None and ahead > self.stream_keep:
+            raise ConfigError(
+                f"{self.qualname}: stream_ahead={ahead}: must not be above stream_keep="
+                f"{self.stream_keep}, or values would be dropped before they were read."
+            )
+        self.stream_ahead = ahead
+
+    def call_of_rq(self, made: Any) -> Any:
+        """What stock RQ gets that has called a generator task: the result of running it all.
+
+        Nothing is streamed there, and nothing can be sent.
+        """
+        return adrain(made) if inspect.isasyncgen(made) else drain(made)
 
     def build(
         self,

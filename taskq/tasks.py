@@ -10,12 +10,23 @@ the decorator instead would be wrong for functions that return `Any`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+import sys
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from taskq.calls import Call, build, to_batch
 from taskq.errors import ConfigError
-from taskq.handle import Batch, Handle
+from taskq.handle import Batch, Handle, StreamHandle
 from taskq.option_checks import check_job_id
 from taskq.options import CallOptions, Options
 from taskq.registry import REGISTRY
@@ -28,7 +39,13 @@ P = ParamSpec("P")
 Rest = ParamSpec("Rest")
 R = TypeVar("R")
 X = TypeVar("X")
+Y = TypeVar("Y")
+S = TypeVar("S")
 C = TypeVar("C", covariant=True)  # noqa: PLC0105 - named as in INTERFACE.md
+
+
+_RQ = "rq.job"
+"""The module in which RQ's workers call a job's function."""
 
 
 class TaskOptions(CallOptions, total=False):
@@ -37,6 +54,8 @@ class TaskOptions(CallOptions, total=False):
     name: str
     aliases: Sequence[str]
     mode: str
+    stream_keep: int
+    stream_ahead: int | None
 
 
 class Decorator(Protocol):
@@ -74,13 +93,18 @@ class Task(TaskSpec, Generic[P, C]):
             ConfigError: `fn` cannot be a task, or an argument is wrong.
         """
         super().__init__(fn, app, given)
+        self._handle: type[Handle[Any]] = StreamHandle if self.mode == "generator" else Handle
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Run the function here and now, as if it were not decorated.
 
         Dependencies that are not passed are made for the call, and closed after it.
         """
-        return self.runnable(*args, **kwargs)
+        made = self.runnable(*args, **kwargs)
+        # Stock RQ would take the generator for the result, or run it to its first yield.
+        if self.mode == "generator" and sys._getframe(1).f_globals.get("__name__") == _RQ:  # noqa: SLF001 (who calls)
+            return self.call_of_rq(made)  # type: ignore[no-any-return]
+        return made
 
     def __repr__(self) -> str:
         return f"<Task {self.name} ({self.mode})>"
@@ -96,6 +120,22 @@ class Task(TaskSpec, Generic[P, C]):
         self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> Handle[R]: ...
     @overload
+    def delay(
+        self: Task[P, Generator[Y, S, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, S, R]: ...
+    @overload
+    def delay(
+        self: Task[P, AsyncGenerator[Y, S]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, S, None]: ...
+    @overload
+    def delay(
+        self: Task[P, Iterator[Y]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, Any, Any]: ...
+    @overload
+    def delay(
+        self: Task[P, AsyncIterator[Y]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, Any, None]: ...
+    @overload
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[C]: ...
     def delay(self, *args: Any, **kwargs: Any) -> Handle[Any]:
         """Enqueue a call and return its handle. Blocks for one round trip to Redis.
@@ -110,12 +150,28 @@ class Task(TaskSpec, Generic[P, C]):
         self._check(args, kwargs)
         app = self._app or self.app
         job_id, created = app.broker.enqueue((self.build(app, args, kwargs),))[0]
-        return Handle(app, job_id, self, created)
+        return self._handle(app, job_id, self, created)
 
     @overload
     async def adelay(
         self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> Handle[R]: ...
+    @overload
+    async def adelay(
+        self: Task[P, Generator[Y, S, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, S, R]: ...
+    @overload
+    async def adelay(
+        self: Task[P, AsyncGenerator[Y, S]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, S, None]: ...
+    @overload
+    async def adelay(
+        self: Task[P, Iterator[Y]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, Any, Any]: ...
+    @overload
+    async def adelay(
+        self: Task[P, AsyncIterator[Y]], *args: P.args, **kwargs: P.kwargs
+    ) -> StreamHandle[Y, Any, None]: ...
     @overload
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[C]: ...
     async def adelay(self, *args: Any, **kwargs: Any) -> Handle[Any]:
@@ -123,12 +179,20 @@ class Task(TaskSpec, Generic[P, C]):
         self._check(args, kwargs)
         app = self._app or self.app
         job_id, created = (await app.broker.aenqueue((self.build(app, args, kwargs),)))[0]
-        return Handle(app, job_id, self, created)
+        return self._handle(app, job_id, self, created)
 
     @overload
     def call(
         self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> Call[R]: ...
+    @overload
+    def call(
+        self: Task[P, Generator[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Call[R]: ...
+    @overload
+    def call(
+        self: Task[P, AsyncGenerator[Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Call[None]: ...
     @overload
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[C]: ...
     def call(self, *args: Any, **kwargs: Any) -> Call[Any]:
@@ -148,6 +212,22 @@ class Task(TaskSpec, Generic[P, C]):
         *args: Rest.args,
         **kwargs: Rest.kwargs,
     ) -> Batch[R]: ...
+    @overload
+    def map(
+        self: Task[Concatenate[X, Rest], Generator[Any, Any, R]],
+        items: Iterable[X],
+        /,
+        *args: Rest.args,
+        **kwargs: Rest.kwargs,
+    ) -> Batch[R]: ...
+    @overload
+    def map(
+        self: Task[Concatenate[X, Rest], AsyncGenerator[Any, Any]],
+        items: Iterable[X],
+        /,
+        *args: Rest.args,
+        **kwargs: Rest.kwargs,
+    ) -> Batch[None]: ...
     @overload
     def map(
         self: Task[Concatenate[X, Rest], R],
@@ -180,6 +260,22 @@ class Task(TaskSpec, Generic[P, C]):
     ) -> Batch[R]: ...
     @overload
     async def amap(
+        self: Task[Concatenate[X, Rest], Generator[Any, Any, R]],
+        items: Iterable[X],
+        /,
+        *args: Rest.args,
+        **kwargs: Rest.kwargs,
+    ) -> Batch[R]: ...
+    @overload
+    async def amap(
+        self: Task[Concatenate[X, Rest], AsyncGenerator[Any, Any]],
+        items: Iterable[X],
+        /,
+        *args: Rest.args,
+        **kwargs: Rest.kwargs,
+    ) -> Batch[None]: ...
+    @overload
+    async def amap(
         self: Task[Concatenate[X, Rest], R],
         items: Iterable[X],
         /,
@@ -195,6 +291,14 @@ class Task(TaskSpec, Generic[P, C]):
     @overload
     def handle(self: Task[P, Coroutine[Any, Any, R]], job_id: str) -> Handle[R]: ...
     @overload
+    def handle(self: Task[P, Generator[Y, S, R]], job_id: str) -> StreamHandle[Y, S, R]: ...
+    @overload
+    def handle(self: Task[P, AsyncGenerator[Y, S]], job_id: str) -> StreamHandle[Y, S, None]: ...
+    @overload
+    def handle(self: Task[P, Iterator[Y]], job_id: str) -> StreamHandle[Y, Any, Any]: ...
+    @overload
+    def handle(self: Task[P, AsyncIterator[Y]], job_id: str) -> StreamHandle[Y, Any, None]: ...
+    @overload
     def handle(self, job_id: str) -> Handle[C]: ...
     def handle(self, job_id: str) -> Handle[Any]:
         """Return the handle of a job of this task, by its id, without a network call.
@@ -202,7 +306,7 @@ class Task(TaskSpec, Generic[P, C]):
         Raises:
             ConfigError: the text cannot be a job id.
         """
-        return Handle(self.app, check_job_id(f"{self.name}.handle()", job_id), self)
+        return self._handle(self.app, check_job_id(f"{self.name}.handle()", job_id), self)
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, C]:
         """Return this task with other options; the task itself stays as it is.

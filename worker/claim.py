@@ -67,6 +67,7 @@ class Claim:
     recorded = 0.0
     pickled = False
     tells = False
+    spec: Any = None  # its task, where it is one of the app
     outcome: tuple[Any, BaseException | None] = (None, None)
     slot = -1
     why = ""

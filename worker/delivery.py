@@ -61,6 +61,8 @@ class Delivery:
         except Exception as err:  # noqa: BLE001 (whatever bytes do, the worker goes on)
             self._life.refuse(claim, err)
             return
+        if claim.mode == "generator":
+            self._runners.generators.hand_on(claim)
         if claim.fields.get(b"tq_cancel") == b"1":
             self._settler.add(claim, items.canceled(claim.unique))
             return

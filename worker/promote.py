@@ -94,15 +94,16 @@ class Promoter:
 class Listener:
     """Subscribes to our channels: what was scheduled earlier, what is to be canceled."""
 
-    def __init__(self, broker: Broker, heard: Callable[[str, str], None]) -> None:
-        """`heard` gets (channel without prefix, text)."""
+    def __init__(self, broker: Broker, worker: str, heard: Callable[[str, str], None]) -> None:
+        """`heard` gets (channel, text): "wake", "cancel", or "send" for this worker alone."""
         self._broker = broker
+        self._worker = worker
         self._heard = heard
 
     async def run(self) -> None:
         """Listen for ever; reconnects. Where ACLs forbid it, say so once and end."""
         own = self._broker.keys.own
-        channels = [f"{own}wake", f"{own}cancel"]
+        channels = [f"{own}wake", f"{own}cancel", f"{own}send:{self._worker}"]
         attempt = 0
         while True:
             connection: Any = None
@@ -126,6 +127,11 @@ class Listener:
                     await connection.disconnect(nowait=True)
 
     def _hear(self, message: Any) -> None:
-        if isinstance(message, list) and len(message) == 3 and message[0] == b"message":
-            channel = message[1].decode("utf-8", "replace").rpartition(":")[2]
-            self._heard(channel, message[2].decode("utf-8", "replace"))
+        if not isinstance(message, list) or len(message) != 3:
+            return
+        channel = message[1].decode("utf-8", "replace").removeprefix(self._broker.keys.own)
+        kind = channel.partition(":")[0]
+        if message[0] == b"message":
+            self._heard(kind, message[2].decode("utf-8", "replace"))
+        elif kind == "send":  # subscribed, perhaps again: what was said meanwhile is looked up
+            self._heard("send", "")

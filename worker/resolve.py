@@ -53,6 +53,7 @@ class Resolver:
         if task is not None:
             claim.fn = task.runnable
             claim.mode = task.mode
+            claim.spec = task
             if task.rebuild_args is not None:
                 args, kwargs = task.rebuild_args(args, kwargs)
         elif name == DELIVER:

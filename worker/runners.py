@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskq.worker import items
 from taskq.worker.async_runner import AsyncRunner
+from taskq.worker.generator_runner import GeneratorRunner
 from taskq.worker.outcome import cut_short_item
 from taskq.worker.settings import LOOKAHEAD_S
 from taskq.worker.thread_runner import ThreadRunner
@@ -14,6 +15,8 @@ from taskq.worker.thread_runner import ThreadRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taskq.app import TaskQ
+    from taskq.broker.alink import AsyncLink
     from taskq.worker.claim import Claim
     from taskq.worker.pace import Pace
     from taskq.worker.runner import Runner
@@ -29,16 +32,17 @@ HELD_UP_S = 0.04
 
 
 class Runners:
-    """The threads for `def` tasks and the event loop for `async def` tasks.
+    """Threads for `def` tasks, the event loop for `async def` tasks, turns for generators.
 
     Attributes:
         threads: runs `def` tasks.
-        coroutines: runs `async def` tasks.
+        coroutines: runs `async def` tasks, async generators too.
+        generators: runs generator tasks.
         by_mode: all of them.
         came: when the last job of each mode was reserved (monotonic).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (assembled once, by name)
         self,
         settings: WorkerSettings,
         settler: Settler,
@@ -46,6 +50,8 @@ class Runners:
         done: Callable[[Claim, Any, BaseException | None], None],
         wake: Callable[[Callable[[], None]], None],
         pace: Pace,
+        app: TaskQ,
+        link: AsyncLink,
     ) -> None:
         """Run nothing yet.
 
@@ -56,10 +62,19 @@ class Runners:
             done: called on the event loop with (claim, value, error).
             wake: runs a function on the event loop, from any thread.
             pace: knows how long jobs take.
+            app: its broker and codec carry what generators yield.
+            link: a connection of its own for that.
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
-        self.by_mode: dict[str, Runner] = {"thread": self.threads, "asyncio": self.coroutines}
+        self.generators = GeneratorRunner(
+            settings.concurrency, begin, done, wake, self.coroutines, app, link
+        )
+        self.by_mode: dict[str, Runner] = {
+            "thread": self.threads,
+            "asyncio": self.coroutines,
+            "generator": self.generators,
+        }
         self.came: dict[str, float] = {}
         self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
         self._settler = settler
@@ -82,7 +97,12 @@ class Runners:
     @property
     def stuck(self) -> int:
         """Threads and coroutines that were abandoned and have not ended: they hold memory."""
-        return self.threads.stuck + self.coroutines.stuck
+        return self.threads.stuck + self.coroutines.stuck + self.generators.stuck
+
+    @property
+    def closing(self) -> bool:
+        """Whether jobs run that can be made to end: coroutines and generators."""
+        return bool(self.coroutines.running or self.generators.running)
 
     def running(self) -> list[Claim]:
         """Jobs that were handed to a slot and have not ended."""

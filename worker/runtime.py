@@ -73,8 +73,8 @@ class Runtime:
         me = Identity.of(settings, uid)
         self.name = me.name
         broker = app.broker
-        self._links = [broker.new_alink() for _ in range(2)] + [broker.new_alink(self._link_state)]
-        fetch_link, settle_link, link = self._links
+        self._links = [broker.new_alink() for _ in range(3)] + [broker.new_alink(self._link_state)]
+        fetch_link, settle_link, stream_link, link = self._links
 
         self._door = Door(app, me, self._wake, self._out)
         self.settler = Settler(broker, settle_link, me, self._door.enter, self._out)
@@ -82,14 +82,16 @@ class Runtime:
         pace = Pace()
         self._life = Life(app, me.name, self.settler, self._door, self._suspects, pace, begun)
         life = self._life
-        self._runners = Runners(settings, self.settler, life.begin, life.done, self._wake, pace)
+        self._runners = Runners(
+            settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link
+        )
         self._records = Records(broker, link, me.name)
         resolver = Resolver(app, rq=settings.rq, report=self._records.report)
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
         self._room = Room(settings, _modes(app, settings), life, self._runners, self.settler)
         self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
-        self._listener = Listener(broker, self._heard)
+        self._listener = Listener(broker, me.name, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
         self._begun = begun
         coroutines = self._runners.coroutines
@@ -183,7 +185,7 @@ class Runtime:
             log.warning("%d jobs did not end within %g s: cancelled and given back",
                         left, self._settings.grace_s)  # fmt: skip
             self._runners.interrupt()
-            await self._until(lambda: not self._runners.coroutines.running, _CANCEL_S)
+            await self._until(lambda: not self._runners.closing, _CANCEL_S)
         self._runners.abandon()
         if self._begun is not None:
             self._begun.clear()  # what is left is settled here: no limit, no crash concerns it
@@ -276,6 +278,8 @@ class Runtime:
             self._promoter.nudge()
         elif channel == "cancel":
             self._runners.cancel(text)
+        elif channel == "send":
+            self._runners.generators.mail.heard(text)
 
     def _wake(self, fn: Callable[[], None]) -> None:
         """Run something on the loop, from any thread."""
@@ -289,4 +293,5 @@ def _modes(app: TaskQ, settings: WorkerSettings) -> set[str]:
     """Kinds of tasks that may come: where there are none, missing slots are no limit."""
     if settings.rq:
         return {"asyncio", "thread"}
-    return {task.mode for task in app.tasks.values()}
+    modes: set[str] = {task.mode for task in app.tasks.values()}
+    return modes | {"asyncio"} if "generator" in modes else modes  # there async ones run

@@ -186,6 +186,14 @@ class Broker:
             link, chosen, lambda _resend: pack_script(chosen, keys, args), self.deadline_s
         )
 
+    async def arun(self, name: str, make: Callable[[bool], bytes]) -> Any:
+        """`ascript` whose request (`make`) says whether it may have been sent before."""
+        return await run_script(self._loop_links().link, script(name), make, self.deadline_s)
+
+    def run(self, name: str, make: Callable[[bool], bytes]) -> Any:
+        """`arun` that blocks."""
+        return run_script_blocking(self.link(), script(name), make, self.deadline_s)
+
     # -- enqueue -------------------------------------------------------------------------
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[Accepted]:

@@ -1,8 +1,9 @@
 """The endless conversation about all jobs somebody waits for. No I/O.
 
 `Pump.steps()` yields what to do next; a thread (`wait_thread`) or a task of an event loop
-(`wait_loop`) does it on one connection: one blocking XREAD over all result streams, and
-once a second a look at the statuses, for jobs that end without an entry in their stream.
+(`wait_loop`) does it on one connection: one blocking XREAD over all result streams (and the
+streams of generator tasks that somebody reads), and once a second a look at the statuses, for
+jobs that end without an entry in their stream.
 
 Invariant: a watch stays until its end has been delivered or its last caller has left; a
 lost connection or reply only means that the next XREAD begins at the same cursor.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
 from taskq.broker.outcomes import Kind, Outcome
+from taskq.broker.tap import PAGE, Entries, Tap, Taps
 from taskq.broker.watch import (
     Command,
     Conversation,
@@ -92,6 +94,7 @@ class Pump:
         self.on_slow = on_slow
         self._now = monotonic
         self._watches: dict[bytes, Watch] = {}
+        self._taps = Taps()
         self._newcomers: list[Watch] = []
         self._is_blocked = False
         self._is_interrupted = False
@@ -100,7 +103,7 @@ class Pump:
         self._sent_keys = 0
 
     def __len__(self) -> int:
-        return len(self._watches)
+        return len(self._watches) + len(self._taps)
 
     def add(
         self, requests: Iterable[tuple[Target, Any]], sink: Sink, *, is_patient: bool = False
@@ -123,10 +126,23 @@ class Pump:
                 watch.is_known = watch.is_known or target.is_known
                 watch.is_patient = watch.is_patient or is_patient
                 watch.sinks.append((sink, tag))
-            if not self._is_blocked or self._is_interrupted or not self.can_interrupt:
-                return None
-            self._is_interrupted = True
-            return self.round
+            return self._interrupt()
+
+    def tap(self, tap: Tap) -> int | None:
+        """Read a stream for somebody, until `untap` or until it is full; returns as `add`."""
+        with self.lock:
+            return self._interrupt() if self._taps.add(tap) else None
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        with self.lock:
+            self._taps.remove(tap)
+
+    def _interrupt(self) -> int | None:
+        if not self._is_blocked or self._is_interrupted or not self.can_interrupt:
+            return None
+        self._is_interrupted = True
+        return self.round
 
     def is_blocked_in(self, number: int) -> bool:
         """Whether that XREAD is still under way."""
@@ -234,25 +250,27 @@ class Pump:
 
     def _pause_s(self) -> float:
         """How long to let results gather, so that repeating a large XREAD stays cheap."""
-        cost_s = max(len(self._watches), self._sent_keys) * _KEY_COST_S
+        cost_s = max(len(self), self._sent_keys) * _KEY_COST_S
         pause_s = self._sent_at + cost_s * _SHARE - self._now()
         return pause_s if pause_s >= _PAUSE_AT_LEAST_S else 0.0
 
     def _begin(self) -> Block | None:
         with self.lock:
-            if not self._watches:
+            if not len(self):
                 return None
             now = self._now()
             seconds = max(self._next_look - now, 0.001)
             if not self.can_interrupt:
                 # newcomers must wait until it returns by itself
-                seconds = min(seconds, max(0.05, len(self._watches) * _KEY_COST_S * _SHARE))
+                seconds = min(seconds, max(0.05, len(self) * _KEY_COST_S * _SHARE))
             watches = self._watches.values()
+            keys, cursors = self._taps.places()
             command = (
-                "XREAD", "BLOCK", int(seconds * 1000) + 1, "STREAMS",
-                *self._watches, *[watch.cursor for watch in watches],
+                "XREAD", *(("COUNT", PAGE) if keys else ()),
+                "BLOCK", int(seconds * 1000) + 1, "STREAMS",
+                *self._watches, *keys, *[watch.cursor for watch in watches], *cursors,
             )  # fmt: skip
-            self._sent_at, self._sent_keys = now, len(self._watches)
+            self._sent_at, self._sent_keys = now, len(self)
             self.round += 1
             self._is_blocked, self._is_interrupted = True, False
             return Block(command, seconds)
@@ -264,18 +282,42 @@ class Pump:
     def _take(self, reply: Any) -> list[Ended]:
         streams = reply.items() if isinstance(reply, dict) else reply  # RESP3 gives a map
         ended: list[Ended] = []
+        read: list[tuple[Tap, Entries]] = []
         with self.lock:
             for key, entries in streams:
                 watch = self._watches.get(key)
-                if watch is not None and (outcome := watch.take(entries)) is not None:
+                if watch is None:
+                    read += [(tap, entries) for tap in self._taps.of(key)]
+                elif (outcome := watch.take(entries)) is not None:
                     ended.append((watch, outcome))
+        for tap, entries in read:
+            tap.take(entries)
+            if tap.is_full():
+                self.untap(tap)  # it comes again when it has taken what it has
         return ended
 
     def _after_error(self, error: Exception) -> Generator[Step, Any, None]:
         """One key that is no stream fails the whole XREAD: find it and give it its error."""
         self.reset()
+        if (yield from self._drop_broken_taps()):
+            return
         if not (yield from self._look_at_newcomers()):
             self.end_all(Outcome(Kind.BROKEN, note=str(error)))
+
+    def _drop_broken_taps(self) -> Generator[Step, Any, int]:
+        """Streams whose key holds something else are as good as empty; returns how many."""
+        with self.lock:
+            keys, _cursors = self._taps.places()
+        if not keys:
+            return 0
+        kinds = yield Ask([("TYPE", key) for key in keys])
+        broken = [
+            k for k, kind in zip(keys, kinds, strict=True) if kind not in (b"stream", b"none")
+        ]
+        with self.lock:
+            for tap in [tap for key in broken for tap in self._taps.of(key)]:
+                self._taps.remove(tap)
+        return len(broken)
 
     def _deliver(self, ended: list[Ended]) -> None:
         if not ended:

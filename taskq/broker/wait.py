@@ -23,6 +23,7 @@ from taskq.broker.link import backoff_s
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import LOOK_EVERY_S, PATIENCE_S
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader, Readers, discard
+from taskq.broker.tap import Tap
 from taskq.broker.wait_loop import LAST_LOOK_S, LoopWaiter
 from taskq.broker.wait_thread import Connects, ThreadWaiter
 from taskq.broker.watch import (
@@ -106,6 +107,14 @@ class Waits:
     def remove(self, job_ids: Iterable[str], sink: Sink) -> None:
         """Forget a caller of `add` that stopped waiting."""
         self._thread.remove(job_ids, sink)
+
+    def tap(self, tap: Tap) -> None:
+        """Read a stream; its sink is called in the waiting thread."""
+        self._thread.tap(tap)
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader of `tap`."""
+        self._thread.untap(tap)
 
     def before_blocking(self, *, is_timed: bool) -> None:
         """The calling thread is about to wait for what `add` watches: nothing to be done here.

@@ -19,6 +19,7 @@ from taskq.broker.link import backoff_s, is_passing, pack_all
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S
+from taskq.broker.tap import Tap
 from taskq.broker.wait_thread import Connects
 from taskq.broker.watch import (
     Command,
@@ -99,7 +100,23 @@ class LoopWaiter:
         """
         if self.is_closed:
             raise TaskQError("The app was closed: nobody waits for results any more.")
-        interrupt = self.pump.add(requests, sink, is_patient=is_patient)
+        self._start(self.pump.add(requests, sink, is_patient=is_patient))
+
+    def tap(self, tap: Tap) -> None:
+        """Read a stream.
+
+        Raises:
+            TaskQError: the app was closed.
+        """
+        if self.is_closed:
+            raise TaskQError("The app was closed: nobody waits for results any more.")
+        self._start(self.pump.tap(tap))
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        self.pump.untap(tap)
+
+    def _start(self, interrupt: int | None) -> None:
         if self._task is None:
             self._task = self.loop.create_task(self._main(), name="taskq-results")
         elif interrupt is not None:

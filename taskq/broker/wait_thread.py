@@ -16,6 +16,7 @@ from taskq.broker.link import backoff_s
 from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.pump import Ask, Block, Pause, Pump, Step
 from taskq.broker.reader import BREAKS, READ_TIMEOUT_S, Reader
+from taskq.broker.tap import Tap
 from taskq.broker.watch import Conversation, Sink, Target, unblock
 from taskq.errors import BrokerUnavailable, TaskQError
 from taskq.keys import Keys
@@ -69,7 +70,24 @@ class ThreadWaiter:
         """
         if self._stop.is_set():
             raise TaskQError("The app was closed: nobody waits for results any more.")
-        interrupt = self.pump.add(requests, sink)
+        self._start(self.pump.add(requests, sink))
+
+    def tap(self, tap: Tap) -> None:
+        """Read a stream; its sink is called in the waiting thread.
+
+        Raises:
+            TaskQError: the app was closed.
+        """
+        if self._stop.is_set():
+            raise TaskQError("The app was closed: nobody waits for results any more.")
+        self._start(self.pump.tap(tap))
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        self.pump.untap(tap)
+
+    def _start(self, interrupt: int | None) -> None:
+        """Make the thread wait for what has been added."""
         with self._work:
             if self._thread is None:
                 self._thread = threading.Thread(

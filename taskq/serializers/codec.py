@@ -33,7 +33,12 @@ _MOST_READ_BYTES = 256_000_000
 
 FORMATS = ("json", "pickle")
 
-_VALUE_PURPOSES = {"result": envelope.RESULT, "meta": envelope.META}
+_VALUE_PURPOSES = {
+    "result": envelope.RESULT,
+    "meta": envelope.META,
+    "yield": envelope.YIELD,
+    "send": envelope.SEND,
+}
 
 
 class Codec:
@@ -142,12 +147,12 @@ class Codec:
             raise PayloadError(f"Unreadable payload: {error}") from error.__cause__
 
     def dump_value(self, value: Any, *, job_id: str, kind: str, name: str = "") -> bytes:
-        """Write a result or a meta dict.
+        """Write a result or a meta dict, or a value that a generator yields or is sent.
 
         Args:
             value: what to write.
             job_id: bound by the signature.
-            kind: "result" or "meta".
+            kind: "result", "meta", "yield" or "send".
             name: the task's name, for messages.
 
         Raises:
@@ -159,7 +164,7 @@ class Codec:
         return data if self._seal is None else self._seal.close(data, purpose, job_id)
 
     def load_value(self, raw: bytes, *, job_id: str, kind: str) -> Any:
-        """Read a result or a meta dict, written by us or by a stock RQ.
+        """Read what `dump_value` wrote, or a stock RQ.
 
         Raises:
             PayloadError: says what is wrong with it.

@@ -63,7 +63,8 @@ def _argument(path: tuple[Any, ...], names: Sequence[str] | None) -> str:
 
 
 def _value(kind: str, name: str) -> str:
-    return f"{_short(name)}(): the {kind}" if name else f"The {kind}"
+    what = {"yield": "yielded value", "send": "sent value"}.get(kind, kind)
+    return f"{_short(name)}(): the {what}" if name else f"The {what}"
 
 
 def _short(name: str) -> str:
@@ -72,7 +73,7 @@ def _short(name: str) -> str:
 
 
 def _verb(kind: str) -> str:
-    return "Return" if kind == "result" else "Use"
+    return {"result": "Return", "yield": "Yield", "send": "Send"}.get(kind, "Use")
 
 
 def _size(size: int | None, max_bytes: int) -> str:

@@ -28,11 +28,11 @@ INNER_FIRST = """
     serializers exc_names retry
     terminal
     broker
-    context logs
+    context commands logs
     depends held resources opened injection provider
     signature annotations definition endings targets option_checks options unique registry
     notify spec
-    patience questions verdict pending progress callbacks future inbox waiting batch handle
+    patience questions verdict pending progress callbacks future stream inbox waiting batch handle
     calls tasks webhooks app finder
     inspector operations
     embedded testing demo
@@ -69,10 +69,10 @@ EXPORTED = """
     TaskQ task Task Call Retry Depends
     Ending verify_webhook
     JobContext current_job
-    Handle Batch wait as_completed gather
+    Handle StreamHandle receive Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
     NotSerializable PayloadTooLarge PayloadError DuplicateJob JobNotFound ResultExpired
-    ResultTimeout JobCanceled JobFailed TaskTimeout
+    ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError
 """.split()
 """What `from taskq import *` gives; a change here is a change of the interface."""
 

@@ -27,6 +27,7 @@ RIGHT = sorted((ROOT / "tests" / "typing").glob("right_*.py"))
 
 WRONG = """
 from __future__ import annotations
+from collections.abc import Generator
 from collections.abc import AsyncIterator, Iterator
 from taskq import Batch, Depends, Handle, Task, TaskQ, task
 
@@ -46,6 +47,16 @@ def resize(path: str) -> int:
 
 thumbnail.options(on_success=thumbnail)  # WRONG
 thumbnail.options(on_success=3)  # WRONG
+@queue.task
+def rows(path: str) -> Generator[int, str, bytes]:
+    yield 1
+    return b""
+
+rows.delay(3)  # WRONG
+rows.delay("a").send(3)  # WRONG
+rows.delay("a").throw("b")  # WRONG
+row: str = next(iter(rows.delay("a").stream()))  # WRONG
+thumbnail.delay("a.png").stream()  # WRONG
 thumbnail.delay("a.png", sice=64)  # WRONG
 thumbnail.delay(3)  # WRONG
 thumbnail.delay()  # WRONG

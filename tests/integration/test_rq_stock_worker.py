@@ -22,7 +22,7 @@ APP = """
 import asyncio, os
 from datetime import datetime
 import redis
-from taskq import Depends, Retry, TaskQ
+from taskq import Depends, Retry, TaskQ, receive
 
 queue = TaskQ()
 
@@ -69,6 +69,23 @@ def flaky(key):
 async def flaky_at_once(key):
     return flaky.fn(key)
 
+@queue.task
+def yields(n):
+    yield from range(n)
+    try:
+        yield receive(timeout=60)
+    except TimeoutError:
+        return n
+
+@queue.task
+async def ayields(n):
+    for i in range(n):
+        yield i
+
+@queue.task
+def sums(n):
+    return sum(x for x in yields(n) if isinstance(x, int))
+
 @queue.task(timeout=1)
 def slow():
     import time
@@ -90,6 +107,9 @@ def test_tasks_run_on_a_stock_worker(
         (app.with_client.delay(1), [1, "client", "client"]),
         (app.with_session.delay(2), [2, "session on client"]),
         (app.later.delay(when, {"b", "a"}), (when, ["a", "b"])),
+        (app.yields.delay(3), 3),
+        (app.ayields.delay(3), None),
+        (app.sums.delay(4), 6),
     ]
     bad = app.fail.delay("oh")
     again = app.flaky_at_once.delay("n1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
 from typing_extensions import assert_type
 
-from taskq import Batch, Call, Ending, Handle, Retry, Task, TaskQ, task
+from taskq import Batch, Call, Ending, Handle, Retry, StreamHandle, Task, TaskQ, receive, task
 
 T = TypeVar("T")
 
@@ -60,6 +60,30 @@ def same(value: T) -> T:
     return value
 
 
+@queue.task(stream_keep=100, stream_ahead=10)
+def rows(path: str) -> Generator[int, str, bytes]:
+    word: str = yield 1
+    word = yield receive(timeout=3)
+    return word.encode()
+
+
+@queue.task
+async def arows(path: str) -> AsyncGenerator[int, str]:
+    word: str = yield 1
+    word = await receive()
+    yield len(word)
+
+
+@queue.task
+def items(count: int) -> Iterator[float]:
+    yield count / 2
+
+
+@task
+async def aitems(count: int) -> AsyncIterator[float]:
+    yield count / 2
+
+
 class Images:
     @staticmethod
     @queue.task
@@ -84,6 +108,22 @@ def tasks_are_typed() -> None:
     assert_type(untyped_result.delay("a"), Handle[Any])
     assert_type(Images.crop.delay("a", left=3), Handle[float])
     assert_type(same(3), int)
+
+
+def generators_are_typed() -> None:
+    assert_type(rows("a"), Generator[int, str, bytes])
+    assert_type(rows.delay("a"), StreamHandle[int, str, bytes])
+    assert_type(arows.delay("a"), StreamHandle[int, str, None])
+    assert_type(items.delay(3), StreamHandle[float, Any, Any])
+    assert_type(aitems.delay(3), StreamHandle[float, Any, None])
+    assert_type(rows.options(queue="high").handle("a"), StreamHandle[int, str, bytes])
+    assert_type(rows.delay("a").result(), bytes)
+    assert_type(rows.delay("a").send("b"), bool)
+    assert_type(rows.delay("a").throw(ValueError("b")), bool)
+    assert_type([x for x in rows.delay("a").stream(timeout=3)], list[int])  # noqa: C416 (its type)
+    assert_type(rows.call("a"), Call[bytes])
+    assert_type(rows.map(["a"]), Batch[bytes])
+    assert_type(arows.map(["a"]), Batch[None])
 
 
 def options_keep_the_type() -> None:
@@ -117,6 +157,8 @@ async def asyncio_twins() -> None:
     assert_type(await thumbnail.adelay("x"), Handle[str])
     assert_type(await thumbnail.amap(["a"], size=1), Batch[str])
     assert_type(await fetch.amap(["a"]), Batch[bytes])
+    assert_type(await rows.adelay("x"), StreamHandle[int, str, bytes])
+    assert_type([x async for x in arows.delay("x").stream()], list[int])
     assert_type(await queue.aenqueue([fetch.call("x")]), Batch[bytes])
 
 

@@ -216,8 +216,6 @@ NO_TASKS = {
     "object": (Images(), "it is no function but an object of type Images"),
     "partial": (functools.partial(thumbnail, size=3), "no function but an object of type partial"),
     "number": (3, "3 cannot be a task: it is no function but an object of type int"),
-    "generator": (counting, "counting cannot be a task: it is a generator function"),
-    "async generator": (acounting, "this version of taskq has no generator tasks yet"),
     "iterator in a text": (iterating, "annotated as returning an iterator, which no result can"),
     "iterator": (typed_iterating, "annotated as returning an iterator"),
     "no signature": (max, "it has no signature that Python can read"),
@@ -239,13 +237,16 @@ def test_what_only_looks_like_it_is_accepted(app):
     assert app.task(math.floor).name == "math.floor"
     assert TaskQ().task(vars(Images)["turn"])("a") == "a"
     assert app.task(wrapped).mode == "thread"
+    assert app.task(counting).mode == app.task(acounting).mode == "generator"
 
 
 @pytest.mark.parametrize(
     ("fn", "mode", "message"),
     [
         (thumbnail, "process", "mode='process' is not available yet"),
-        (thumbnail, "generator", "mode='generator' is not available yet"),
+        (thumbnail, "generator", "mode='generator' is for functions with a yield"),
+        (counting, "thread", "counting: it yields, so it runs as a generator task"),
+        (acounting, "asyncio", "acounting: it yields, so it runs as a generator task"),
         (fetch, "process", "mode='process' runs a plain function in a child process"),
         (fetch, "thread", "an async def runs on the event loop"),
         (thumbnail, "fork", "mode='fork': must be 'asyncio' or 'thread'"),

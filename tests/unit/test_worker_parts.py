@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from taskq import TaskQ
 from taskq.worker.begun import BegunTable
 from taskq.worker.claim import Claim
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
@@ -190,7 +191,9 @@ async def test_what_cannot_begin_soon_goes_back_the_last_first(began, reserved, 
     pace.average_s = 0.001
     settings = WorkerSettings(concurrency=2)
     wake = asyncio.get_running_loop().call_soon_threadsafe
-    runners = Runners(settings, settled, print, print, wake, pace)  # type: ignore[arg-type]
+    app = TaskQ("redis://nobody:1")
+    link = app.broker.new_alink()
+    runners = Runners(settings, settled, print, print, wake, pace, app, link)  # type: ignore[arg-type]
     now = time.monotonic()
     for n, seconds in enumerate(began):
         runners.coroutines.running[f"r{n}"] = one = claim_of(job_id=f"r{n}")

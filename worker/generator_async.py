@@ -1,0 +1,127 @@
+"""Runs an async generator to its end, on the event loop: the body of its asyncio task.
+
+The async runner holds it to its time limit and cancels it as any coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from taskq.commands import Receive, receiver
+
+if TYPE_CHECKING:
+    from taskq.worker.generator_run import Run
+    from taskq.worker.mail import Mail
+    from taskq.worker.yields import Yields
+
+
+class AsyncDriver:
+    """Drives one async generator, and brings it what `await receive()` asks for."""
+
+    def __init__(self, run: Run, yields: Yields, mail: Mail, make: Any) -> None:
+        """Nothing runs yet.
+
+        Args:
+            run: its state.
+            yields: takes what it yields.
+            mail: brings what is sent.
+            make: called with the job's arguments, gives the generator.
+        """
+        self._state = run
+        self._yields = yields
+        self._mail = mail
+        self._make = make
+        self._bell: asyncio.Future[None] | None = None
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run it to its end; what it yielded is in Redis then."""
+        run = self._state
+        run.nudge = self._ring
+        receiver.set(self)
+        self._mail.add(run)
+        error: BaseException | None = None
+        try:
+            await self._drive(self._make(*args, **kwargs))
+        except BaseException as err:
+            error = err
+            raise
+        finally:
+            self._mail.remove(run)
+            claim = run.claim
+            if claim.why == "shutdown" or run.lost:
+                self._yields.forget(run)
+            else:
+                if error is None:  # from now on it is Redis that takes time
+                    claim.deadline = 0.0
+                    if claim.timer is not None:
+                        claim.timer.cancel()
+                await self._flushed(claim.why != "cancel" and run.may_run_again(error))
+            del error  # its frames refer to this one
+
+    async def _drive(self, generator: Any) -> None:
+        run, put, mark = self._state, self._state.put, self._yields.mark
+        try:
+            item = await generator.__anext__()
+            while True:
+                if put(item):
+                    mark(run)
+                    await asyncio.sleep(0)  # the turn of the next
+                elif isinstance(item, Receive):
+                    await self._until_it_may(item.timeout_s)
+                if not run.may_go():
+                    await self._until_it_may(None)
+                if run.doom is not None:
+                    raise run.doom
+                value, error = run.next_sent()
+                if error is None:
+                    item = await generator.asend(value)
+                else:
+                    item = await generator.athrow(error)
+        except StopAsyncIteration:
+            return
+        finally:
+            await generator.aclose()
+
+    async def receive(self, timeout_s: float | None) -> Any:
+        """Wait for the next value: what `await receive` asks for.
+
+        Raises:
+            TimeoutError: nothing was sent in that time.
+        """
+        run = self._state
+        run.begin_command(Receive(timeout_s))
+        await self._until_it_may(timeout_s)
+        if run.doom is not None:
+            raise run.doom
+        value, error = run.next_sent()
+        if error is not None:
+            raise error
+        return value
+
+    async def _until_it_may(self, timeout_s: float | None) -> None:
+        """Wait until the run may go on; after `timeout_s` a `receive` is answered by an error."""
+        run, loop = self._state, asyncio.get_running_loop()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._expire)
+        try:
+            while not run.may_go():
+                run.is_parked = True
+                self._bell = loop.create_future()
+                await self._bell
+        finally:
+            run.is_parked = False
+            self._bell = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self) -> None:
+        self._state.expire(float("inf"))
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    async def _flushed(self, again: bool) -> None:
+        done = asyncio.Event()
+        self._yields.end(self._state, again, done.set)
+        await done.wait()

@@ -1,0 +1,236 @@
+"""One generator task as it runs: its generator, what it waits for, what was sent to it.
+
+`advance` runs it up to its next `yield`. A value that is yielded is put `out` for its stream;
+a `Command` is obeyed: `begin_command` says what to wait for, `answer` ends the wait. A run that
+cannot go on is parked by whoever gives it turns, and looked at again with `nudge`.
+
+Used by one cooperative thread (`generator_turns`) and, for async generators, by the event
+loop (`generator_async`); `out`, `mail` and the marks beside them are filled on one side and
+emptied on the other, each by single operations that need no lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from taskq import context
+from taskq.commands import Command, Receive
+from taskq.worker.outcome import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from taskq.tasks import Task
+    from taskq.worker.claim import Claim
+
+AHEAD = 500
+"""Values that a generator may have yielded and Redis not yet confirmed."""
+
+
+class Run:
+    """One generator task in a worker process.
+
+    Attributes:
+        claim: its job.
+        out: values, serialized, that are not on their way to Redis yet.
+        number: how many it has yielded; the last one's number.
+        confirmed: how many of them are in Redis.
+        read: the number of the last one that a reader took (as far as readers say).
+        mail: what was sent and not received yet: (value, None) or (None, exception).
+        doom: why it is to be closed at its next turn, or None.
+        is_over: its job has been settled without it: to be closed, nothing else.
+        is_parked: it waits, and only `nudge` brings it back.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_command",
+        "_due",
+        "ahead_bytes",
+        "bytes_confirmed",
+        "bytes_out",
+        "claim",
+        "confirmed",
+        "context",
+        "doom",
+        "doomed_mono",
+        "dump",
+        "ended",
+        "generation",
+        "generator",
+        "is_dirty",
+        "is_over",
+        "is_parked",
+        "keep",
+        "lost",
+        "mail",
+        "mail_id",
+        "most_ahead",
+        "nudge",
+        "number",
+        "out",
+        "read",
+        "rebuild",
+        "sent",
+        "ttl",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claim, ahead_bytes: int, dump: Callable[[Run, Any], bytes]) -> None:
+        """Nothing has run yet.
+
+        Args:
+            claim: the job; its `spec` is the task.
+            ahead_bytes: as `AHEAD`, in bytes.
+            dump: serializes what it yields.
+        """
+        task: Task[..., Any] | None = claim.spec
+        self.claim = claim
+        self.context = copy_context()
+        self.generator: Generator[Any, Any, Any] | Any = None
+        self.dump = dump
+        self.nudge: Callable[[], None] = _nobody
+        self.out: deque[bytes] = deque()
+        self.mail: deque[tuple[Any, Exception | None]] = deque()
+        self.mail_id = b"0-0"
+        self.generation: bytes = b""
+        self.keep = 0 if task is None else task.stream_keep
+        self.most_ahead = None if task is None else task.stream_ahead
+        self.rebuild = None if task is None else task.rebuild_sent
+        self.ahead_bytes = ahead_bytes
+        self.number = self.sent = self.confirmed = self.read = 0
+        self.bytes_out = self.bytes_confirmed = 0
+        self.is_dirty = self.is_parked = self.is_over = self.lost = False
+        self.ttl = ""
+        self.ended: Callable[[], None] | None = None
+        self.doom: BaseException | None = None
+        self.doomed_mono = 0.0
+        self._answer: tuple[Any, BaseException | None] | None = None
+        self._command: Command | None = None
+        self._due = 0.0
+
+    # -- one step ------------------------------------------------------------------------
+
+    def advance(self) -> Any:
+        """Run up to the next `yield`, in the run's own context; returns what was yielded.
+
+        Raises:
+            StopIteration: it has returned.
+            BaseException: what its code raised.
+        """
+        generator = self.generator
+        if generator is None:
+            claim = self.claim
+            context.enter(claim)
+            assert claim.fn is not None
+            self.generator = generator = claim.fn(*claim.args, **claim.kwargs)
+            return next(generator)
+        value, error = self.next_sent()
+        return generator.send(value) if error is None else generator.throw(error)
+
+    def next_sent(self) -> tuple[Any, BaseException | None]:
+        """What its `yield` gives: a command's answer, else the next thing sent, else None."""
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            return answer
+        return self.mail.popleft() if self.mail else _NOTHING
+
+    def put(self, item: Any) -> bool:
+        """Take what was yielded: a value for the stream, or a command.
+
+        Returns:
+            Whether it is a value that is now in `out`.
+        """
+        if isinstance(item, Command):
+            self.begin_command(item)
+            return False
+        try:
+            raw = self.dump(self, item)
+        except Exception as err:  # noqa: BLE001 (raised at the yield, where the task can see it)
+            self.answer(None, err.with_traceback(None))
+            return False
+        self.out.append(raw)
+        self.number += 1
+        self.bytes_out += len(raw)
+        return True
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def begin_command(self, command: Command) -> None:
+        """Wait for what the command asks for; whoever obeys it calls `answer`."""
+        self._command = command
+        if isinstance(command, Receive):
+            if command.timeout_s is not None:
+                self._due = time.monotonic() + command.timeout_s
+        else:
+            self.answer(None, TypeError(f"{command!r} cannot be yielded here"))
+
+    def answer(self, value: Any, error: BaseException | None = None) -> None:
+        """End a command: its `yield` gives the value, or raises. From any thread; then `nudge`."""
+        self._answer = (value, error)
+        self._command = None
+
+    def expire(self, now: float) -> None:
+        """End a `receive` whose time is over."""
+        if self.mail or not 0 < self._due <= now:  # mail first: only its thread takes it
+            return
+        command = self._command
+        if isinstance(command, Receive):
+            self._due = 0.0
+            self.answer(None, command.late())
+            self.nudge()
+
+    @property
+    def timed(self) -> bool:
+        """Whether a `receive` with a time limit is under way."""
+        return self._due > 0
+
+    def may_go(self) -> bool:
+        """Whether it can have its next turn."""
+        if self.doom is not None or self._answer is not None or self.is_over:
+            return True
+        if self._command is not None:
+            if not self.mail:
+                return False
+            self._command, self._due = None, 0.0
+            return True
+        return not self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        """Whether Redis, or the reader, has to catch up first."""
+        if self.number - self.confirmed >= AHEAD:
+            return True
+        if self.bytes_out - self.bytes_confirmed >= self.ahead_bytes:
+            return True
+        return self.most_ahead is not None and self.number - self.read >= self.most_ahead
+
+    # -- the end -------------------------------------------------------------------------
+
+    def condemn(self, why: BaseException) -> None:
+        """Close it at its next turn, and end its job with `why`; the first reason counts."""
+        if self.doom is None:
+            self.doom, self.doomed_mono = why, time.monotonic()
+        self.nudge()
+
+    def close(self) -> None:
+        """Raise GeneratorExit at its `yield`: its `finally` blocks run. In the run's context."""
+        if self.generator is not None:
+            self.generator.close()
+
+    def may_run_again(self, error: BaseException | None) -> bool:
+        """Whether the end with this error may only be that of an execution."""
+        if error is None or (isinstance(error, Interrupted) and str(error) == "cancel"):
+            return False
+        fields = self.claim.fields
+        return fields.get(b"retries_left", b"0") > b"0" or type(error).__name__ == "RetryLater"
+
+
+_NOTHING: tuple[Any, None] = (None, None)
+
+
+def _nobody() -> None:
+    """The `nudge` of a run to which nobody gives turns yet."""
