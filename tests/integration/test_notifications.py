@@ -78,6 +78,14 @@ async def adivide(a, b):
 def point(x) -> Point:
     return Point(x)
 
+@queue.task(on_success=good, on_failure=bad)
+def steps(n):
+    for i in range(n):
+        yield i
+    if n > 2:
+        raise ValueError("too many")
+    return n
+
 @queue.task(on_failure=bad, timeout=0.2)
 async def slow():
     await asyncio.sleep(30)
@@ -168,6 +176,7 @@ def test_callbacks_of_all_kinds_of_ends(
     chained = app.number.options(on_success=app.stumbles.options(on_success=app.good)).delay(1)
     retried, hopeless = app.flaky.delay(3), app.flaky.delay(9)
     batch = app.divide.map([1, 2, 3], b=1)
+    stream, broken = app.steps.delay(2), app.steps.delay(3)
 
     said = told.one("bad", failing.id)
     assert (said["status"], said["result"]) == ("failed", None)
@@ -184,7 +193,10 @@ def test_callbacks_of_all_kinds_of_ends(
     assert (said["message"], said["attempts"]) == ("attempt 3", 3)
     for handle in batch.handles:
         assert told.one("good", handle.id)["status"] == "finished"
-    assert {said["id"] for said in told.all("bad")} == {failing.id, late.id, hopeless.id}
+    assert told.one("good", stream.id)["result"] == 2
+    assert told.one("bad", broken.id)["message"] == "too many"
+    ended_badly = {failing.id, late.id, hopeless.id, broken.id}
+    assert {said["id"] for said in told.all("bad")} == ended_badly
 
 
 def test_a_callback_goes_to_its_own_queue_and_has_its_own_options(

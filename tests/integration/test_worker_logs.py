@@ -32,6 +32,12 @@ async def coroutine():
     log.info("said in a coroutine")
     await asyncio.gather(asyncio.to_thread(log.info, "said in a helper"), within())
 
+@queue.task
+def turns(n):
+    for i in range(2):
+        log.info(f"turn {i} of {n}")
+        yield i
+
 async def within():
     await asyncio.sleep(0)
     log.info("said in a subtask")
@@ -58,9 +64,15 @@ def test_every_record_of_a_job_says_which(
 ) -> None:
     process = worker(target, "-q", "default", "-q", "web", "--log-format", "json")
     failing, fine = app.thread.delay(), app.coroutine.delay()
+    turning = {n: app.turns.delay(n) for n in range(3)}  # in turn, on one thread
     with pytest.raises(JobFailed):
         failing.result(timeout=10)
     fine.result(timeout=10)
+    for n, handle in turning.items():
+        handle.result(timeout=10)
+        for i in range(2):
+            (said,) = records(process, f"turn {i} of {n}")
+            assert (said["job_id"], said["task"]) == (handle.id, app.turns.name)
     wait_until(lambda: records(process, "failed: broken"))
     of_thread = {"job_id": failing.id, "task": app.thread.name, "queue": "default"}
     for text in ("said in a thread", "said by a library"):
