@@ -30,6 +30,7 @@ from taskq.worker.suspects import Suspects
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
+    from taskq.broker import Broker
     from taskq.worker.claim import Claim
     from taskq.worker.rq_door import Door
     from taskq.worker.settle import Settler
@@ -51,11 +52,14 @@ def depth() -> int:
 class Bench:
     """The place where jobs run."""
 
-    def __init__(self, app: TaskQ, worker: str, settler: Settler, door: Door) -> None:
+    def __init__(
+        self, app: TaskQ, broker: Broker, worker: str, settler: Settler, door: Door
+    ) -> None:
         """Nothing runs yet.
 
         Args:
             app: whose jobs these are.
+            broker: in memory; carries what generators yield.
             worker: name in their records.
             settler: gets their ends.
             door: gets those that only RQ's own code can settle.
@@ -65,7 +69,7 @@ class Bench:
         self.life = Life(app, worker, settler, door, suspects, pace, None)
         self._make_runners = lambda done: Runners(
             WorkerSettings(threads=_SLOTS, concurrency=_SLOTS),
-            settler, _begin(self.life), done, _waker(), pace,
+            settler, _begin(self.life), done, _waker(), pace, app, broker.new_alink(),
         )  # fmt: skip
         self._lock = threading.Lock()
         self._free: list[asyncio.AbstractEventLoop] = []

@@ -66,7 +66,7 @@ class Engine:
         self._settler = StepSettler(broker, self._queues, ended)
         door = StepDoor(app, broker, ended)
         self._settler.to_rq = door.enter
-        self._bench = Bench(app, WORKER, self._settler, door)
+        self._bench = Bench(app, broker, WORKER, self._settler, door)
         self.running: set[str] = set()
         self.executions = 0
         self.webhooks: list[tuple[str, Ending]] = []
