@@ -70,6 +70,17 @@ async def on_loop(n, *, a: str = Depends(plain), b: str = Depends(session)):
     await asyncio.sleep(0)
     return [n, a, b, queue.state["pid"] == os.getpid()]
 
+@queue.task
+def streams(n, *, a: str = Depends(plain), b: str = Depends(session)):
+    for i in range(n):
+        yield [i, a]
+    return b
+
+@queue.task
+async def streams_async(n, *, a: str = Depends(plain), b: str = Depends(session)):
+    for i in range(n):
+        yield [i, b]
+
 @queue.task(timeout=0.3)
 def loops(*, a: str = Depends(plain), b: str = Depends(session)):
     while True:
@@ -139,6 +150,27 @@ def test_both_modes_share_what_the_process_has_and_close_it_in_reverse(started, 
         assert lines.count(f"{name} plain closes") == 10
         assert lines.count(f"{name} session closes {own_task}") == 10
     assert "Traceback" not in started.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("streams", "plain on pool 0"), ("streams_async", "session on bus over pool 0")],
+)
+def test_a_generator_has_its_dependencies_until_it_ends(started, app, ledger, name, given):
+    task = getattr(app, name)
+    job = task.delay(3)
+    assert list(job.stream()) == [[n, given] for n in range(3)]
+    assert job.result(timeout=10) == ("session on bus over pool 0" if name == "streams" else None)
+    assert ledger.lines()[-2:] == [f"{name} session closes True", f"{name} plain closes"]
+    endless = task.delay(10**9)
+    assert next(iter(endless.stream())) == [0, given]
+    assert endless.cancel()
+    wait_until(lambda: endless.status() == "canceled")
+    assert ledger.lines()[-4::2] == [
+        f"{name} session sees GeneratorExit",
+        f"{name} plain sees GeneratorExit",
+    ]
+    assert ledger.lines()[-1] == f"{name} plain closes"
 
 
 @pytest.mark.parametrize("name", ["waits_in_thread", "waits_on_loop"])
