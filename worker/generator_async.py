@@ -37,7 +37,7 @@ class AsyncDriver:
     async def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Run it to its end; what it yielded is in Redis then."""
         run = self._state
-        run.nudge = self._ring
+        run.host = self
         receiver.set(self)
         self._mail.add(run)
         error: BaseException | None = None
@@ -57,6 +57,8 @@ class AsyncDriver:
                     if claim.timer is not None:
                         claim.timer.cancel()
                 await self._flushed(claim.why != "cancel" and run.may_run_again(error))
+            run.host = None
+            claim.fn = self._make  # no circle is left for the garbage collector
             del error  # its frames refer to this one
 
     async def _drive(self, generator: Any) -> None:
@@ -117,7 +119,8 @@ class AsyncDriver:
     def _expire(self) -> None:
         self._state.expire(float("inf"))
 
-    def _ring(self) -> None:
+    def nudge(self, _run: Run) -> None:
+        """Go on if that is possible now."""
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from taskq import context
 from taskq.commands import Command, Receive
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 AHEAD = 500
 """Values that a generator may have yielded and Redis not yet confirmed."""
+
+
+class Host(Protocol):
+    """Whoever gives turns to a run."""
+
+    def nudge(self, run: Run) -> None:
+        """Look whether a parked run can go on."""
+        ...
 
 
 class Run:
@@ -61,6 +69,7 @@ class Run:
         "ended",
         "generation",
         "generator",
+        "host",
         "is_dirty",
         "is_over",
         "is_parked",
@@ -69,7 +78,6 @@ class Run:
         "mail",
         "mail_id",
         "most_ahead",
-        "nudge",
         "number",
         "out",
         "read",
@@ -91,7 +99,7 @@ class Run:
         self.context = copy_context()
         self.generator: Generator[Any, Any, Any] | Any = None
         self.dump = dump
-        self.nudge: Callable[[], None] = _nobody
+        self.host: Host | None = None
         self.out: deque[bytes] = deque()
         self.mail: deque[tuple[Any, Exception | None]] = deque()
         self.mail_id = b"0-0"
@@ -173,6 +181,11 @@ class Run:
         self._answer = (value, error)
         self._command = None
 
+    def nudge(self) -> None:
+        """Look whether it can go on: something that it waits for may have come. On the loop."""
+        if self.host is not None:
+            self.host.nudge(self)
+
     def expire(self, now: float) -> None:
         """End a `receive` whose time is over."""
         if self.mail or not 0 < self._due <= now:  # mail first: only its thread takes it
@@ -230,7 +243,3 @@ class Run:
 
 
 _NOTHING: tuple[Any, None] = (None, None)
-
-
-def _nobody() -> None:
-    """The `nudge` of a run to which nobody gives turns yet."""

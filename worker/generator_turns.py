@@ -12,7 +12,6 @@ import ctypes
 import logging
 import threading
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskq.worker.outcome import Overrun, overran
@@ -79,7 +78,7 @@ class Turns:
 
     def add(self, run: Run) -> None:
         """Let a run have turns."""
-        run.nudge = partial(self._nudge, run)
+        run.host = self
         self._unbegun.add(run)
         self._line.appendleft(run)  # else the first ones would be far ahead of the last
         self._ring()
@@ -146,7 +145,7 @@ class Turns:
 
     # -- from any thread -----------------------------------------------------------------
 
-    def _nudge(self, run: Run) -> None:
+    def nudge(self, run: Run) -> None:
         """Look whether a parked run can go on."""
         with self._parking:
             if not run.is_parked or not run.may_go():
