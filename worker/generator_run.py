@@ -33,7 +33,7 @@ AHEAD = 500
 class Host(Protocol):
     """Whoever gives turns to a run."""
 
-    def nudge(self, run: Run) -> None:
+    def nudge(self, run: Run, /) -> None:
         """Look whether a parked run can go on."""
         ...
 
