@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from taskq.errors import ConfigError
 
-Mode = Literal["asyncio", "thread", "generator"]
+Mode = Literal["asyncio", "thread", "generator", "process"]
 
 _MAIN = ("__main__", "__mp_main__")
 """The program itself, and what multiprocessing's spawned children call it."""
@@ -125,18 +125,13 @@ def mode_of(fn: Callable[..., Any], wanted: str | None) -> Mode:
             f"{name}: mode='generator' is for functions with a yield, and this has none. "
             "Leave mode out."
         )
-    if wanted == "process":
-        raise ConfigError(
-            f"{name}: mode={wanted!r} is not available yet in this version of taskq; "
-            "'asyncio' and 'thread' are."
-        )
-    if wanted == "thread" and not is_async:
-        return "thread"
+    if wanted in ("thread", "process") and not is_async:
+        return "thread" if wanted == "thread" else "process"
     if wanted == "asyncio":
         return "asyncio"  # a plain function may return an awaitable
     if wanted == "thread":
         raise ConfigError(f"{name}: an async def runs on the event loop; leave mode='thread' out.")
-    raise ConfigError(f"{name}: mode={wanted!r}: must be 'asyncio' or 'thread'.")
+    raise ConfigError(f"{name}: mode={wanted!r}: must be 'asyncio', 'thread' or 'process'.")
 
 
 def module_name(module: str) -> str:

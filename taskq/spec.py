@@ -47,7 +47,8 @@ class TaskSpec:
         fn: the function itself.
         runnable: what runs it, here and in workers: the function, or it with its dependencies.
         injection: its dependencies; None without.
-        mode: "asyncio", "thread" or "generator": what a worker runs it on.
+        mode: "asyncio", "thread", "generator" or "process": what a worker runs it on.
+        has_own_mode: whether the decorator said so.
         stream_keep: how many of the values it yields Redis keeps, at most.
         stream_ahead: how many values it may be ahead of its reader; None: any number.
         module: module of the function, as a worker imports it.
@@ -59,6 +60,7 @@ class TaskSpec:
     name: str
     aliases: tuple[str, ...]
     mode: Mode
+    has_own_mode: bool
     stream_keep: int = 10_000
     stream_ahead: int | None = None
     module: str
@@ -98,6 +100,7 @@ class TaskSpec:
         self.name = f"{self.module}.{self.qualname}" if name is None else check_name(name)
         self.aliases = tuple(check_name(alias, "aliases") for alias in aliases)
         self.mode = mode_of(checked, mode)
+        self.has_own_mode = mode is not None
         if "stream_keep" in rest or "stream_ahead" in rest:
             self._limit_stream(rest.pop("stream_keep", None), rest.pop("stream_ahead", None))
         self.opts = DEFAULTS.merge(f"@task of {self.qualname}()", rest)

@@ -16,12 +16,12 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskq import logs
 from taskq.errors import TaskQError
 from taskq.worker.begun import BegunTable
+from taskq.worker.loading import load_app, resident_mb
 from taskq.worker.settings import EXIT_APP, EXIT_OK, EXIT_REPLACE, WorkerSettings
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ log = logging.getLogger("taskq.worker")
 GC_OBJECTS = 10_000
 """New objects after which the garbage collector looks: a thousand jobs in hand or so."""
 _PYTHONS_THRESHOLD = gc.get_threshold()
-SWITCH_S = 0.001
-"""How long a busy thread may keep the interpreter while the event loop wants it. Python's own 5 ms
-cost a quarter of the drain of short `def` tasks on two processes (measured)."""
 
 
 def main() -> None:
@@ -74,27 +71,6 @@ def _spare_collections() -> None:
     gc.freeze()  # what was imported stays
     if gc.get_threshold() == _PYTHONS_THRESHOLD:  # else the app chose its own
         gc.set_threshold(GC_OBJECTS, *_PYTHONS_THRESHOLD[1:])
-
-
-def load_app(settings: WorkerSettings) -> TaskQ:
-    """The app of the settings, with its tasks imported and its Redis as the supervisor chose.
-
-    Raises:
-        ConfigError: there is no such app.
-    """
-    from taskq.app import TaskQ  # noqa: PLC0415 (in the child only, after logging is set up)
-    from taskq.finder import find_app  # noqa: PLC0415 (the same)
-
-    sys.setswitchinterval(SWITCH_S)
-    sys.path.insert(0, settings.directory)
-    if settings.app:
-        app = find_app(settings.app)
-        if settings.rq:
-            app.codec = app.codec.accepting("pickle")
-    else:
-        app = TaskQ(settings.url or None, accept=("json", "pickle"))
-    app.load()
-    return app
 
 
 def _read_settings(control: socket.socket) -> tuple[dict[str, Any], bool]:
@@ -196,17 +172,6 @@ async def _watch_memory(runtime: Runtime, settings: WorkerSettings) -> None:
                         used, settings.max_memory_mb)  # fmt: skip
             runtime.stop("memory")
             return
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB."""
-    try:
-        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:
-        import resource  # noqa: PLC0415 (macOS: the highest value so far, in bytes)
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Child:
         self.cut_off = False
         self.killed_for: list[Begun] = []
         self.summary: dict[str, Any] = {}
-        slots = settings.threads + 2 * settings.concurrency + 64
+        slots = settings.threads + 2 * settings.concurrency + settings.pool + 64
         self.table = BegunTable(slots)
         ours, theirs = socket.socketpair()
         self.control = ours

@@ -48,6 +48,7 @@ class Claim:
         begun_mono: the same on the monotonic clock.
         tells: somebody may be told of its end (`on_success`, `on_failure`).
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
+        ready: the result as it stands in Redis, where a job process wrote it.
         why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
     """
 
@@ -69,6 +70,7 @@ class Claim:
     tells = False
     spec: Any = None  # its task, where it is one of the app
     outcome: tuple[Any, BaseException | None] = (None, None)
+    ready = b""
     slot = -1
     why = ""
     meta: dict[str, Any] | None = None

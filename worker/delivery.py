@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from taskq.errors import PayloadError, UnknownTask
 from taskq.worker import items
-from taskq.worker.outcome import UNKNOWN_TRIES, unknown_item
 from taskq.worker.suspects import CRASHES
 
 if TYPE_CHECKING:
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from taskq.worker.runners import Runners
     from taskq.worker.settle import Settler
     from taskq.worker.suspects import Suspects
-
-log = logging.getLogger("taskq.worker")
 
 
 class Delivery:
@@ -56,7 +52,7 @@ class Delivery:
                 raise PayloadError("The job's id is not UTF-8 text.")
             self._resolver.prepare(claim)
         except UnknownTask as err:
-            self._unknown(claim, err)
+            self._life.unknown(claim, err)
             return
         except Exception as err:  # noqa: BLE001 (whatever bytes do, the worker goes on)
             self._life.refuse(claim, err)
@@ -67,6 +63,8 @@ class Delivery:
             self._settler.add(claim, items.canceled(claim.unique))
             return
         if claim.fields.get(b"tq_crashes", b"0") >= CRASHES:
+            if claim.mode == "thread":  # it kills a job process then, not this one
+                claim.mode = "process"
             self._suspects.add(claim)
             return
         runner = self._by_mode[claim.mode]
@@ -74,16 +72,3 @@ class Delivery:
         runner.submit(claim)
         if claim.fields.get(b"tq_redeliver") == b"0" and runner.busy > runner.slots:
             self._runners.give_back(claim)  # at most once: never held without being run
-
-    def _unknown(self, claim: Claim, err: UnknownTask) -> None:
-        """The task may be one of the next release: looked at again, some times."""
-        try:
-            tries = int(claim.number(b"tq_unknown", 0))
-        except ValueError:
-            tries = UNKNOWN_TRIES
-        if tries >= UNKNOWN_TRIES:
-            self._life.refuse(claim, err)
-            return
-        log.warning("Job %s: %s Looked at again in 10 s (%d of %d)",
-                    claim.id, err, tries + 1, UNKNOWN_TRIES)  # fmt: skip
-        self._settler.add(claim, unknown_item())

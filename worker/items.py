@@ -17,7 +17,8 @@ class Item(NamedTuple):
     """One job of a settle call.
 
     Attributes:
-        kind: f finished, x failed, r retry, g give back, u unknown task, c canceled.
+        kind: f finished, x failed, r retry, g give back, d its process died, u unknown task,
+            c canceled.
         unique: the unique lock to let go, or "".
         option: f: ttl in s, after "m" to leave a done-marker; x: ttl in s; else "".
         rest: what the script wants after the job's id.
@@ -64,6 +65,8 @@ def canceled(unique: str) -> Item:
 _ENDS = ("f", "x")
 GIVEN_BACK = Item("g", "", "", ())
 """To the head of its queue."""
+CRASHED = Item("d", "", "", ())
+"""The same, after the process that ran it died: that counts."""
 
 
 def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int]]:

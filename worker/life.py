@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 from taskq.errors import PayloadError, UnknownTask
 from taskq.worker import items
 from taskq.worker.outcome import (
+    UNKNOWN_TRIES,
+    Crashed,
     Interrupted,
+    NotHere,
     TimeLimit,
+    crash_verdict,
+    crashes_so_far,
     cut_short_item,
     failure_item,
     success_item,
+    unknown_item,
     user_part,
 )
+from taskq.worker.settings import MAX_CRASHES
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from taskq.worker.settle import Settler
     from taskq.worker.suspects import Suspects
 
+log = logging.getLogger("taskq.worker")
 job_log = logging.getLogger("taskq.job")
 
 _YOUNG_S = 45.0
@@ -83,7 +91,7 @@ class Life:
         if self._begun is not None:
             limit = claim.begun_mono + claim.deadline if claim.deadline else 0.0
             claim.slot = self._begun.begin(claim.id, claim.exec_id, limit)
-        if "rq.job" in sys.modules:  # else no code can ask RQ for the current job
+        if "rq.job" in sys.modules and claim.mode != "process":  # else nobody here can ask for it
             self._tell_rq(claim)
         if job_log.isEnabledFor(logging.DEBUG):
             job_log.debug("Begun", extra=_extra(claim))
@@ -106,7 +114,7 @@ class Life:
             self.pace.ran(seconds)
             self.jobs += 1
         if isinstance(error, Interrupted):
-            self._settler.add(claim, _interrupted_item(claim, error))
+            self._cut_off(claim, error, seconds)
             return
         claim.outcome = (value, error)
         item: Item | None = None
@@ -125,6 +133,45 @@ class Life:
             self._door.enter(claim)
             return
         self.end(claim, item, ok=error is None, error=error, seconds=seconds)
+
+    def _cut_off(self, claim: Claim, error: Interrupted, seconds: float) -> None:
+        """A job's code did not come to its end."""
+        if isinstance(error, NotHere):
+            self.unknown(claim, UnknownTask(str(error)))
+        elif isinstance(error, Crashed):
+            self._crashed(claim, error, seconds)
+        else:
+            self._settler.add(claim, _interrupted_item(claim, error))
+
+    def _crashed(self, claim: Claim, error: Crashed, seconds: float) -> None:
+        """Its process died: it runs again, or that was once too often."""
+        self._settler.tally.crash(claim.position)
+        verdict = crash_verdict(claim, error)
+        if verdict is None:
+            job_log.error("%s (job %s) is run again (crash %d of %d). %s\n%s",
+                          claim.name, claim.id, crashes_so_far(claim) + 1, MAX_CRASHES, error,
+                          error.trace, extra=_extra(claim))  # fmt: skip
+            self._settler.add(claim, items.CRASHED)
+            return
+        claim.fields.pop(b"retries_left", None)  # crashes have a limit of their own
+        claim.outcome = (None, verdict)
+        if claim.special:
+            self._door.enter(claim)
+        else:
+            self.end(claim, failure_item(claim, verdict), ok=False, error=verdict, seconds=seconds)
+
+    def unknown(self, claim: Claim, err: UnknownTask) -> None:
+        """The task may be one of the next release: looked at again, some times."""
+        try:
+            tries = int(claim.number(b"tq_unknown", 0))
+        except ValueError:
+            tries = UNKNOWN_TRIES
+        if tries >= UNKNOWN_TRIES:
+            self.refuse(claim, err)
+            return
+        log.warning("Job %s: %s Looked at again in 10 s (%d of %d)",
+                    claim.id, err, tries + 1, UNKNOWN_TRIES)  # fmt: skip
+        self._settler.add(claim, unknown_item())
 
     def refuse(self, claim: Claim, err: Exception) -> None:
         """Fail a job whose code cannot be run."""
@@ -170,9 +217,12 @@ def _log_failure(claim: Claim, item: Item, error: BaseException | None) -> None:
                         extra=_extra(claim))  # fmt: skip
         return
     info = None
-    if error is not None and not isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
+    told = getattr(error, "traceback", "") or getattr(error, "trace", "")  # of a job process
+    if told:
+        told = f"\n{told}"
+    elif error is not None and not isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
         info = (type(error), error, user_part(error.__traceback__))
-    job_log.error("%s (job %s) failed: %s", claim.name or "A job", claim.id, error,
+    job_log.error("%s (job %s) failed: %s%s", claim.name or "A job", claim.id, error, told,
                   exc_info=info, extra=_extra(claim))  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from taskq.retry import Retry, RetryLater
 from taskq.worker import items
 from taskq.worker.claim import YEAR_S
 from taskq.worker.items import Item
+from taskq.worker.reported import Reported
+from taskq.worker.settings import MAX_CRASHES
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -72,6 +74,23 @@ def overran(claim: Claim, err: BaseException | None) -> BaseException:
     return limit
 
 
+class Crashed(Interrupted):
+    """The job process died while it ran the job.
+
+    Attributes:
+        trace: what the dying process could still say of its stack, or "".
+    """
+
+    def __init__(self, how: str, trace: str = "") -> None:
+        """`how` is a sentence: how it died."""
+        super().__init__(how)
+        self.trace = trace
+
+
+class NotHere(Interrupted):
+    """A job process can import nothing of the name that the job gives."""
+
+
 def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
     """The settle item of a job that returned.
 
@@ -85,16 +104,40 @@ def success_item(claim: Claim, value: Any, app: TaskQ, *, young: bool) -> Item:
         NotSerializable, PayloadTooLarge: the result cannot be stored.
     """
     ttl = claim.result_ttl_s
-    text = b""
-    if value is not None and (ttl != 0 or (claim.tells and b"tq_on_success" in claim.fields)):
-        if claim.pickled:  # its caller is a stock RQ that reads pickles
-            raw = _pickled(value)
-        else:
-            raw = app.codec.dump_value(value, job_id=claim.id, kind="result")
-        text = base64.b64encode(raw)
+    kept = ttl != 0 or (claim.tells and b"tq_on_success" in claim.fields)
+    text = claim.ready if kept else b""
+    if value is not None and kept:
+        text = result_text(claim, value, app)
     return items.finished(
         claim.begun_at, time.time(), text, ttl, marker=young and ttl == 0, unique=claim.unique
     )
+
+
+def result_text(claim: Claim, value: Any, app: TaskQ) -> bytes:
+    """A result as it stands in Redis.
+
+    Raises:
+        NotSerializable, PayloadTooLarge: it cannot be stored.
+    """
+    if claim.pickled:  # its caller is a stock RQ that reads pickles
+        raw = _pickled(value)
+    else:
+        raw = app.codec.dump_value(value, job_id=claim.id, kind="result")
+    return base64.b64encode(raw)
+
+
+def result_value(claim: Claim, app: TaskQ) -> Any:
+    """What a job process returned, for those who want the value itself: RQ's own code.
+
+    Raises:
+        PayloadError: it cannot be read.
+    """
+    if not claim.ready:
+        return None
+    raw = base64.b64decode(claim.ready)
+    if claim.pickled:
+        return pickle.loads(raw)  # noqa: S301 (only where the app accepts pickles)
+    return app.codec.load_value(raw, job_id=claim.id, kind="result")
 
 
 def _pickled(value: Any) -> bytes:
@@ -123,7 +166,7 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
     left = int(_safe_number(claim, b"retries_left"))
     if left > 0:
         policy = _policy(claim)
-        if policy is None or policy.matches(class_names(_kind(err))):
+        if policy is None or policy.matches(names_of(err)):
             delay = _interval(claim, left)
             if policy is not None:
                 delay = policy.jittered(delay)
@@ -134,8 +177,11 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
     return items.failed(claim.begun_at or now, now, text, error, _safe_ttl(claim), claim.unique)
 
 
-def _kind(err: BaseException) -> type[BaseException]:
-    return TaskTimeout if isinstance(err, TimeLimit) else type(err)
+def names_of(err: BaseException) -> list[str]:
+    """Dotted names of what a policy may match."""
+    if isinstance(err, Reported):
+        return err.names
+    return class_names(TaskTimeout if isinstance(err, TimeLimit) else type(err))
 
 
 def _safe_number(claim: Claim, name: bytes) -> float:
@@ -179,6 +225,8 @@ def _interval(claim: Claim, left: int) -> float:
 
 def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     """Traceback as RQ stores it (zlib, base64), and our JSON [type, message, attempts]."""
+    if isinstance(err, Reported):
+        return err.text, err.error
     tb = user_part(err.__traceback__)
     if isinstance(err, TimeLimit):
         kind, message = "taskq.errors.TaskTimeout", str(err)
@@ -189,7 +237,11 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
             kind = "taskq.errors.JobFailed"
         message = _text(err)
         try:
-            lines = traceback.format_exception(type(err), err, tb)
+            lines = (
+                [getattr(err, "trace", "")]
+                if isinstance(err, Crashed)
+                else (traceback.format_exception(type(err), err, tb))
+            )
         except Exception:  # noqa: BLE001 (a hostile __str__ must not cost the record)
             lines = [f"{kind}: {message}\n"]
     error = json.dumps([kind, message, claim.attempt])
@@ -229,6 +281,23 @@ def cut_short_item(claim: Claim) -> Item:
             claim, Interrupted("Its worker was stopped, and the task says redeliver=False.")
         )
     return items.GIVEN_BACK
+
+
+def crash_verdict(claim: Claim, err: Crashed) -> Crashed | None:
+    """What a job fails with after its process died, or None: it runs again."""
+    if claim.fields.get(b"tq_redeliver") == b"0":
+        told = f"{err} The task says redeliver=False, so it was not run again."
+        return Crashed(told, err.trace)
+    crashes = crashes_so_far(claim) + 1
+    if crashes < MAX_CRASHES:
+        return None
+    told = f"Crash loop: {crashes} processes died while running this job. The last one: {err}"
+    return Crashed(told, err.trace)
+
+
+def crashes_so_far(claim: Claim) -> int:
+    """How many processes have died while they ran this job, before this execution."""
+    return int(_safe_number(claim, b"tq_crashes"))
 
 
 def unknown_item() -> Item:

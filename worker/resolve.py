@@ -21,16 +21,23 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.tasks import Task
     from taskq.worker.claim import Claim
+    from taskq.worker.process_route import Route
 
 
 class Resolver:
     """Finds out what a claim calls: the app's tasks only, or with `rq` any function."""
 
-    def __init__(self, app: TaskQ, *, rq: bool, report: Callable[..., None]) -> None:
-        """Remember the app; `report` takes progress from running jobs."""
+    def __init__(
+        self, app: TaskQ, *, rq: bool, report: Callable[..., None], route: Route | None = None
+    ) -> None:
+        """Remember the app; `report` takes progress from running jobs.
+
+        Those that take the `route` are read where they run, in a job process.
+        """
         self.app = app
         self.rq = rq
         self.report = report
+        self._route = route
         self._pickles = "pickle" in app.codec.accept and app.codec.serializer != "pickle"
 
     def prepare(self, claim: Claim) -> None:
@@ -43,12 +50,16 @@ class Resolver:
         data = claim.fields.get(b"data")
         if data is None:
             raise PayloadError("The job's record has no payload (field 'data').")
+        if self._pickles and _is_pickle(data):
+            claim.pickled = True
+        claim.report = self.report
+        if self._route is not None and self._route.takes(claim, data):
+            self._read_fields(claim, arguments=False)
+            return
         codec = self.app.codec
         signed_as = claim.id if claim.is_plain else callbacks.signed_as(claim)
         name, instance, args, kwargs = codec.load_call(data, job_id=signed_as, queue=claim.queue)
         claim.name = name
-        if self._pickles and _is_pickle(data):
-            claim.pickled = True
         task = self.app.tasks.get(name) if instance is None else self._as_task(name, instance)
         if task is not None:
             claim.fn = task.runnable
@@ -68,17 +79,26 @@ class Resolver:
             self.app.lookup(name)  # raises, naming the nearest
             raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
         claim.args, claim.kwargs = args, kwargs
-        claim.report = self.report
+        self._read_fields(claim)
+
+    def _read_fields(self, claim: Claim, *, arguments: bool = True) -> None:
+        """How long it may run, how long its result is kept, and what else its record says.
+
+        Without `arguments`: not what is for the code itself, which runs elsewhere.
+
+        Raises:
+            PayloadError: a field cannot be read.
+        """
         try:
             claim.read_result_ttl()
             if claim.is_plain:
                 claim.deadline = DEFAULT_TIMEOUT_S
             else:
-                self._read_record(claim)
+                self._read_record(claim, arguments=arguments)
         except ValueError as err:
             raise PayloadError(f"The job's record is broken: {err}.") from err
 
-    def _read_record(self, claim: Claim) -> None:
+    def _read_record(self, claim: Claim, *, arguments: bool) -> None:
         """What a record may say beyond the plain fields, checked before any code runs.
 
         Raises:
@@ -90,9 +110,9 @@ class Resolver:
         claim.special = claim.is_special()
         _ = claim.failure_ttl_s  # read to see that it can be
         raw = claim.fields.get(b"meta")
-        if raw:
+        if raw and arguments:
             claim.meta = self.app.codec.load_value(raw, job_id=claim.id, kind="meta")
-        if b"tq_of_at" in claim.fields:
+        if arguments and b"tq_of_at" in claim.fields:
             callbacks.tell(claim, self.app)
 
     def _as_task(self, name: str, instance: Any) -> Task[..., Any] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskq.worker.outcome import result_value
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +43,11 @@ class Door:
     def enter(self, claim: Claim, counted: bool = False) -> None:
         """Let RQ's own code settle a job; `counted`: the worker's counters have seen it."""
         self.inside.add(claim.id)
+        if claim.ready:  # from a job process
+            try:
+                claim.outcome = (result_value(claim, self._app), None)
+            except Exception as err:  # noqa: BLE001 (unpickling runs the app's own code)
+                claim.outcome = (None, err)
         self._open().submit(claim, counted=counted)
 
     def promote(self, jobs: list[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ from taskq.broker.scripts import script
 from taskq.errors import TaskQError
 from taskq.retry import RetryLater
 from taskq.worker.outcome import TimeLimit, describe, failure_item, shortened, user_part
+from taskq.worker.reported import Reported
 from taskq.worker.rq_callback import CallbackLimit
 from taskq.worker.rq_classes import LaneJob
 
@@ -106,7 +107,7 @@ class End:
                 execute_failure_callback(job, penalty, *self._exc_info())
             except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
                 self._error = err
-            self._text = shortened(format_exc_info(self._exc_info())).decode("utf-8", "replace")
+            self._text = self._traceback()
             self._worker.handle_exception(job, *self._exc_info())
 
     def _unfit(self) -> BaseException | None:
@@ -122,6 +123,11 @@ class End:
             return err
         return None
 
+    def _traceback(self) -> str:
+        if isinstance(self._error, Reported):
+            return self._error.traceback
+        return shortened(format_exc_info(self._exc_info())).decode("utf-8", "replace")
+
     @property
     def _loaded(self) -> LaneJob:
         assert self._job is not None
@@ -129,7 +135,9 @@ class End:
 
     def _exc_info(self) -> tuple[Any, Any, Any]:
         err = cast("BaseException", self._error)
-        if isinstance(err, TimeLimit):
+        if isinstance(err, Reported) and not err.over_limit:
+            err = err.as_exception()
+        elif isinstance(err, (TimeLimit, Reported)):
             shown = JobTimeoutException.__new__(JobTimeoutException, str(err))
             err = shown.with_traceback(err.__traceback__)
         return type(err), err, user_part(err.__traceback__)

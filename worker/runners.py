@@ -1,4 +1,4 @@
-"""Both runners of a process as one: all jobs that it has in hand, begun or waiting."""
+"""The runners of a process as one: all jobs that it has in hand, begun or waiting."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from taskq.worker import items
 from taskq.worker.async_runner import AsyncRunner
 from taskq.worker.generator_runner import GeneratorRunner
 from taskq.worker.outcome import cut_short_item
+from taskq.worker.process_runner import ProcessRunner
 from taskq.worker.settings import LOOKAHEAD_S
 from taskq.worker.thread_runner import ThreadRunner
 
@@ -32,12 +33,13 @@ HELD_UP_S = 0.04
 
 
 class Runners:
-    """Threads for `def` tasks, the event loop for `async def` tasks, turns for generators.
+    """Threads, the event loop for `async def` tasks, turns for generators, job processes.
 
     Attributes:
         threads: runs `def` tasks.
         coroutines: runs `async def` tasks, async generators too.
         generators: runs generator tasks.
+        processes: runs `process` tasks.
         by_mode: all of them.
         came: when the last job of each mode was reserved (monotonic).
     """
@@ -70,10 +72,12 @@ class Runners:
         self.generators = GeneratorRunner(
             settings.concurrency, begin, done, wake, self.coroutines, app, link
         )
+        self.processes = ProcessRunner(settings, begin, done)
         self.by_mode: dict[str, Runner] = {
             "thread": self.threads,
             "asyncio": self.coroutines,
             "generator": self.generators,
+            "process": self.processes,
         }
         self.came: dict[str, float] = {}
         self._all: tuple[Runner, ...] = tuple(self.by_mode.values())

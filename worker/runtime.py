@@ -20,6 +20,8 @@ from taskq.worker.life import Life
 from taskq.worker.loop_watch import LoopWatch
 from taskq.worker.pace import Pace
 from taskq.worker.presence import Presence
+from taskq.worker.process_route import Route
+from taskq.worker.process_runner import RETIRE_S
 from taskq.worker.promote import Listener, Promoter
 from taskq.worker.records import Records
 from taskq.worker.resolve import Resolver
@@ -86,10 +88,14 @@ class Runtime:
             settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link
         )
         self._records = Records(broker, link, me.name)
-        resolver = Resolver(app, rq=settings.rq, report=self._records.report)
+        resolver = Resolver(
+            app, rq=settings.rq, report=self._records.report, route=Route.of(app, settings)
+        )
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
-        self._room = Room(settings, _modes(app, settings), life, self._runners, self.settler)
+        modes = _modes(app, settings)
+        self._room = Room(settings, modes, life, self._runners, self.settler)
         self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
+        self._runners.processes.attach(me.name, self._fetcher.nudge, warm="process" in modes)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
         self._listener = Listener(broker, me.name, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
@@ -196,6 +202,7 @@ class Runtime:
                       "and they run again", self.settler.pending)  # fmt: skip
         await self._until(lambda: not self._door.inside, _LANE_AT_END_S)
         await self._resources.stop()
+        await self._until(lambda: self._runners.processes.all_ended, RETIRE_S)
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
@@ -291,7 +298,7 @@ class Runtime:
 
 def _modes(app: TaskQ, settings: WorkerSettings) -> set[str]:
     """Kinds of tasks that may come: where there are none, missing slots are no limit."""
-    if settings.rq:
-        return {"asyncio", "thread"}
     modes: set[str] = {task.mode for task in app.tasks.values()}
+    if settings.rq:
+        modes |= {"asyncio", settings.default_mode}
     return modes | {"asyncio"} if "generator" in modes else modes  # there async ones run

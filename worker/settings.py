@@ -37,10 +37,13 @@ class WorkerSettings:
         processes: worker processes.
         threads: `def` tasks that run at the same time in one process.
         concurrency: `async def` tasks that run at the same time in one process.
+        pool: job processes of one process, for `process` tasks.
+        pool_max_jobs: replace a job process after so many jobs, or None.
+        default_mode: what plain functions run on that do not say it: "thread" or "process".
         grace_s: seconds that running jobs are given at a shutdown.
         burst: stop when the queues are empty.
         max_jobs: replace a worker process after so many jobs (with `burst`: stop it), or None.
-        max_memory_mb: replace a worker process above this resident memory, or None.
+        max_memory_mb: replace a worker or job process above this resident memory, or None.
         max_stuck: replace a worker process with more abandoned threads and coroutines than
             this; None: as many as it has threads.
         slow_loop_s: what holds up the event loop for longer is logged; 0: nothing is.
@@ -58,6 +61,9 @@ class WorkerSettings:
     processes: int = 1
     threads: int = 8
     concurrency: int = 100
+    pool: int = 1
+    pool_max_jobs: int | None = None
+    default_mode: str = "thread"
     grace_s: float = 20.0
     burst: bool = False
     max_jobs: int | None = None

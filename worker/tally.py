@@ -31,6 +31,11 @@ class Tally:
             key = (position, "run_ms")
             counts[key] = counts.get(key, 0) + ms
 
+    def crash(self, position: int) -> None:
+        """The process died that ran a job of the queue at `position`."""
+        key = (position, "crashed")
+        self._counts[key] = self._counts.get(key, 0) + 1
+
     def add(self, other: Tally) -> None:
         """Take back what could not be sent."""
         self._ok += other._ok

@@ -28,12 +28,14 @@ class AppFacts:
         url: where its Redis is, with its password: not for showing.
         url_source: where the URL came from.
         tasks: (name, mode, queue) of each task.
+        undecided: names of those whose decorator has no `mode`.
     """
 
     name: str
     url: str = field(repr=False)
     url_source: str
     tasks: tuple[tuple[str, str, str], ...] = ()
+    undecided: tuple[str, ...] = ()
 
 
 def describe(spec: str) -> AppFacts:
@@ -47,7 +49,8 @@ def describe(spec: str) -> AppFacts:
     app = find_app(spec)
     app.load()
     tasks = {task.name: (task.name, task.mode, task.opts.queue) for task in app.tasks.values()}
-    return AppFacts(app.name, app.broker.url, app.broker.source, tuple(tasks.values()))
+    undecided = tuple(task.name for task in app.tasks.values() if not task.has_own_mode)
+    return AppFacts(app.name, app.broker.url, app.broker.source, tuple(tasks.values()), undecided)
 
 
 def in_child(spec: str) -> AppFacts:
@@ -108,5 +111,6 @@ def _read(raw: bytes, status: int, spec: str) -> AppFacts:
         if os.environ.get("TASKQ_DEBUG"):
             sys.stderr.write(answer["traceback"])
         raise ConfigError(answer["error"])
-    name, url, source, tasks = answer["facts"]
-    return AppFacts(name, url, source, tuple((name, mode, queue) for name, mode, queue in tasks))
+    name, url, source, tasks, undecided = answer["facts"]
+    listed = tuple((name, mode, queue) for name, mode, queue in tasks)
+    return AppFacts(name, url, source, listed, tuple(undecided))

@@ -81,6 +81,26 @@ QUIT prints stacks; HUP replaces the processes one by one.
     help="Async and generator tasks that run at once in one process.",
 )
 @setting(
+    "--pool",
+    type=_POSITIVE,
+    shared=True,
+    help="Job processes of one process, for tasks with mode='process'. Default: cores / processes.",
+)
+@setting(
+    "--pool-max-jobs",
+    type=_POSITIVE,
+    shared=True,
+    help="Replace a job process after this many jobs.",
+)
+@setting(
+    "--default-mode",
+    type=click.Choice(["thread", "process"]),
+    default="thread",
+    show_default=True,
+    shared=True,
+    help="Where plain functions run whose task does not say it.",
+)
+@setting(
     "--grace",
     type=Duration(),
     default=20.0,
@@ -100,7 +120,7 @@ QUIT prints stacks; HUP replaces the processes one by one.
     type=_POSITIVE,
     metavar="MB",
     shared=True,
-    help="Replace a process that uses more memory than this.",
+    help="Replace a process (or job process) that uses more memory than this.",
 )
 @setting(
     "--max-stuck",
@@ -192,12 +212,13 @@ def announce(settings: WorkerSettings, facts: AppFacts) -> None:
     """Print what this worker will do, and what may surprise."""
     from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
+    tasks = modes(settings, facts)
     lines = banner(
         app=facts.name,
         url=redact(facts.url),
         queues=settings.queues,
-        tasks=[(name, mode) for name, mode, _ in facts.tasks],
-        slots=slots(settings),
+        tasks=tasks,
+        slots=slots(settings, pool=any(mode == "process" for _, mode in tasks)),
     )
     for line in lines:
         say(line)
@@ -209,9 +230,20 @@ def announce(settings: WorkerSettings, facts: AppFacts) -> None:
         complain(f"Tasks of this app use queues that this worker does not serve ({flags}).")
 
 
-def slots(settings: WorkerSettings) -> str:
-    """How many jobs run at once, in words."""
+def modes(settings: WorkerSettings, facts: AppFacts) -> list[tuple[str, str]]:
+    """Name and mode of each task, as this worker runs it."""
+    undecided = frozenset(facts.undecided) if settings.default_mode == "process" else frozenset()
+    return [
+        (name, "process" if mode == "thread" and name in undecided else mode)
+        for name, mode, _ in facts.tasks
+    ]
+
+
+def slots(settings: WorkerSettings, *, pool: bool = False) -> str:
+    """How many jobs run at once, in words; `pool`: also in job processes."""
     each = f"{settings.threads} threads, {settings.concurrency} async"
+    if pool or (settings.rq and settings.default_mode == "process"):
+        each += f", {settings.pool} job process{'es' if settings.pool > 1 else ''}"
     if settings.processes == 1:
         return f"1 process: {each}"
     return f"{settings.processes} processes, each {each}"
@@ -250,12 +282,16 @@ def _weight(name: str, text: str) -> float:
 def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
     from taskq.worker.settings import WorkerSettings  # noqa: PLC0415 (late: a command imports what it needs)
 
+    processes = options["processes"] or cores()
     return WorkerSettings(
         app=app,
         queues=parse_queues(options["queues"] or ("default",)),
-        processes=options["processes"] or cores(),
+        processes=processes,
         threads=options["threads"],
         concurrency=options["concurrency"],
+        pool=options["pool"] or max(1, cores() // processes),
+        pool_max_jobs=options["pool_max_jobs"],
+        default_mode=options["default_mode"],
         grace_s=options["grace"],
         burst=options["burst"],
         max_jobs=options["max_jobs"],

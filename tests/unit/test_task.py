@@ -243,13 +243,12 @@ def test_what_only_looks_like_it_is_accepted(app):
 @pytest.mark.parametrize(
     ("fn", "mode", "message"),
     [
-        (thumbnail, "process", "mode='process' is not available yet"),
         (thumbnail, "generator", "mode='generator' is for functions with a yield"),
         (counting, "thread", "counting: it yields, so it runs as a generator task"),
         (acounting, "asyncio", "acounting: it yields, so it runs as a generator task"),
         (fetch, "process", "mode='process' runs a plain function in a child process"),
         (fetch, "thread", "an async def runs on the event loop"),
-        (thumbnail, "fork", "mode='fork': must be 'asyncio' or 'thread'"),
+        (thumbnail, "fork", "mode='fork': must be 'asyncio', 'thread' or 'process'"),
     ],
 )
 def test_modes_that_do_not_fit_are_refused(app, fn, mode, message):

@@ -10,12 +10,13 @@
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
 --          g give back     job: id; the last given is the first to run: to the head of its queue
+--          d died          job: id; as g, after the process died that ran it: counted in tq_crashes
 --          u unknown task  job: id, delay s: scheduled, and counted in tq_unknown
 --          c canceled      job: id
 -- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents)
 -- O(1) a job. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
-local width = { f = 4, x = 5, r = 4, g = 1, u = 2, c = 1 }
+local width = { f = 4, x = 5, r = 4, g = 1, d = 1, u = 2, c = 1 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
 local call = redis.pcall
 
@@ -120,7 +121,8 @@ while at <= #ARGV do
       elseif kind == 'x' then
         fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
-      elseif kind == 'g' then
+      elseif kind == 'g' or kind == 'd' then
+        if kind == 'd' then call('HINCRBY', jobkey(id), 'tq_crashes', 1) end
         call(HSET, jobkey(id), 'status', 'queued')
         requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then
