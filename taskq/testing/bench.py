@@ -139,6 +139,12 @@ class Bench:
             side = self._sides[loop] = LoopSide(self.life, self._make_runners)
         return await side.run(claim, depth() + 1)
 
+    def post(self) -> None:
+        """Something was sent to a generator: those that run look for it."""
+        for loop, side in list(self._sides.items()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(side.mail.heard, "")
+
     # -- the end -------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -161,6 +167,7 @@ class LoopSide:
         """Nothing runs yet."""
         self._life = life
         self._runners = make_runners(self._done)
+        self.mail = self._runners.generators.mail
         self._ends: dict[str, asyncio.Future[BaseException | None]] = {}
         self._ticking: asyncio.Task[None] | None = None
 
@@ -171,6 +178,8 @@ class LoopSide:
         self._ends[claim.exec_id + claim.id] = end
         if self._ticking is None:
             self._ticking = loop.create_task(self._tick())
+        if claim.mode == "generator":
+            self._runners.generators.hand_on(claim)
         runner = self._runners.by_mode["thread" if claim.mode in HERE else claim.mode]
         _levels[claim.exec_id + claim.id] = level
         Context().run(runner.submit, claim)

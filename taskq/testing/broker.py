@@ -55,7 +55,7 @@ class MemoryBroker(Broker):
 
     def new_alink(self, on_state: Callable[[Exception | None], None] | None = None) -> AsyncLink:  # noqa: ARG002 (it never breaks)
         """The same for asyncio callers."""
-        return MemoryAsyncLink(self.memory)
+        return MemoryAsyncLink(self.memory, lambda: self.told("", ()))
 
     def connection(self, socket_timeout_s: float | None = None) -> Any:  # noqa: ARG002 (it always answers)
         """A connection of its own."""
@@ -76,6 +76,16 @@ class MemoryBroker(Broker):
     async def ascript(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """`script` for asyncio programs."""
         return self.script(name, keys, args)
+
+    def run(self, name: str, make: Callable[[bool], bytes]) -> Any:
+        """`script` with a request that is packed already."""
+        answer = super().run(name, make)
+        self.told(name, ())
+        return answer
+
+    async def arun(self, name: str, make: Callable[[bool], bytes]) -> Any:
+        """`run` for asyncio programs."""
+        return self.run(name, make)
 
     def accept(self, jobs: Sequence[NewJob]) -> list[Accepted]:
         """Put jobs into their queues, and run nothing.
@@ -114,9 +124,10 @@ class MemoryLink(SyncLink):
 class MemoryAsyncLink(AsyncLink):
     """The same for asyncio callers."""
 
-    def __init__(self, memory: MemoryRedis) -> None:
-        """Nothing is connected."""
+    def __init__(self, memory: MemoryRedis, asked: Callable[[], None]) -> None:
+        """Nothing is connected; `asked` is called after each request."""
         self._memory = memory
+        self._asked = asked
 
     async def ask(
         self,
@@ -127,7 +138,9 @@ class MemoryAsyncLink(AsyncLink):
         once: bool = False,  # noqa: ARG002 (nothing is lost)
     ) -> list[Any]:
         """Carry out a request; error answers stand in the list."""
-        return self._memory.ask(make(False), replies)
+        answers = self._memory.ask(make(False), replies)
+        self._asked()
+        return answers
 
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -47,8 +47,7 @@ def eager_broker(app: TaskQ) -> InlineBroker:
         waits.tell(job_ids)
 
     def told(name: str, args: Sequence[Any]) -> None:
-        if name == "cancel":
-            waits.tell([args[0]])
+        waits.told(name, args)
 
     broker = InlineBroker(memory, clock, arrived)
     engine = Engine(app, broker, ended, at_once=True)

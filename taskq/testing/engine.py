@@ -252,6 +252,10 @@ class Engine:
         """Whether another thread or asyncio task runs jobs: what is waited for may come."""
         return len(self.running) > depth()
 
+    def post(self) -> None:
+        """Something was sent to a generator: those that run look for it."""
+        self._bench.post()
+
     def close(self) -> None:
         """Close event loops and threads."""
         self._bench.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from taskq.broker.outcomes import Kind, Outcome
+from taskq.broker.tap import Entries, Tap
 from taskq.broker.wait_loop import LoopWaiter
 from taskq.broker.watch import Conversation, Sink, T, Target
 from taskq.errors import ResultTimeout
@@ -34,6 +35,14 @@ class Watching(Protocol):
         """Forget a caller that stopped waiting."""
         ...
 
+    def follow(self, tap: Tap) -> bool:
+        """Hand over what is there, and what will come."""
+        ...
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        ...
+
     def why(self, job_id: str) -> str:
         """Why there is no result."""
         ...
@@ -53,6 +62,7 @@ class StepLoopWaiter(LoopWaiter):
         self._waits = waits
         self._engine = engine
         self._sinks: dict[Sink, Sink] = {}
+        self._taps: dict[Tap, Tap] = {}
         self._helping: set[asyncio.Task[int]] = set()
 
     async def one(self, target: Target, timeout_s: float | None, tag: Any) -> Outcome:
@@ -130,6 +140,24 @@ class StepLoopWaiter(LoopWaiter):
         told = self._sinks.pop(sink, None)
         if told is not None:
             self._waits.remove(job_ids, told)
+
+    def tap(self, tap: Tap) -> None:
+        """Read a stream; its sink is called on this loop."""
+        mine = self._taps.get(tap)
+        if mine is None:
+
+            def sink(entries: Entries) -> None:
+                if not self.loop.is_closed():
+                    self.loop.call_soon_threadsafe(tap.sink, entries)
+
+            mine = self._taps[tap] = Tap(tap.key, tap.cursor, sink, tap.is_full)
+        self._waits.follow(mine)
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        mine = self._taps.pop(tap, None)
+        if mine is not None:
+            self._waits.untap(mine)
 
     async def converse(self, conversation: Conversation[T], limit_s: float) -> T:
         """Run a short conversation."""

@@ -263,8 +263,8 @@ class Session:
 
     def _told(self, name: str, args: Sequence[Any]) -> None:
         """A script has run for the program under test."""
+        self._waits.told(name, args)
         if name == "cancel":
-            self._waits.tell([args[0]])
             CALLBACKS.drain(_CALLBACKS_S)
 
 

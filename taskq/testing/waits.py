@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskq.broker.outcomes import Kind, Outcome
+from taskq.broker.tap import PAGE, Tap
 from taskq.broker.wait import Waits
 from taskq.broker.wait_loop import LAST_LOOK_S, LoopWaiter
 from taskq.broker.watch import Conversation, Sink, T, Target, Watch, converse, look
@@ -48,6 +49,7 @@ class StepWaits(Waits):
         self._watched: dict[str, list[tuple[Watch, Sink, Any]]] = {}
         self._change = threading.Condition()
         self._changes = 0
+        self._taps: list[Tap] = []
         self._told = 0  # how often somebody got what was waited for
         self._owner = threading.get_ident()
         self._waiters: dict[asyncio.AbstractEventLoop, StepLoopWaiter] = {}
@@ -66,6 +68,50 @@ class StepWaits(Waits):
             _watch, sink, tag = entry
             self._told += 1
             sink(tag, outcome)
+
+    def told(self, name: str, args: Sequence[Any]) -> None:
+        """A script has run for the program (its name), or a request of a runner ("")."""
+        if name == "cancel":
+            self.tell([args[0]])
+        elif name == "send":
+            self._engine.post()
+        elif not name:
+            for tap in list(self._taps):
+                self._pour(tap)
+
+    # -- streams -------------------------------------------------------------------------
+
+    def tap(self, tap: Tap) -> None:
+        """Read a stream, for a caller that will block until something comes.
+
+        Raises:
+            ResultTimeout: nothing will come unless the test goes on.
+        """
+        if self.follow(tap):
+            return
+        before = self._told
+        while self._engine.is_inside() and self._engine.drain(limit=1):
+            if self._pour(tap) or self._told != before:
+                return
+        if self._is_stuck():
+            raise ResultTimeout(self.why(tap.key.decode().rpartition(":")[2]))
+
+    def follow(self, tap: Tap) -> bool:
+        """Hand over what is there, and what will come; whether there was something."""
+        if tap not in self._taps:
+            self._taps.append(tap)
+        return self._pour(tap)
+
+    def untap(self, tap: Tap) -> None:
+        """Forget a reader."""
+        if tap in self._taps:
+            self._taps.remove(tap)
+
+    def _pour(self, tap: Tap) -> bool:
+        before = tap.cursor
+        if not tap.is_full():
+            tap.take(self._memory.call("XRANGE", tap.key, b"(" + before, "+", "COUNT", PAGE))
+        return tap.cursor != before
 
     def _ended(
         self, entries: Sequence[tuple[Watch, Sink, Any]]

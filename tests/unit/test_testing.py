@@ -32,7 +32,8 @@ from taskq.testing import Session
 
 APP = """
 import asyncio, threading, time
-from taskq import Depends, Ending, Retry, TaskQ, current_job
+from collections.abc import AsyncGenerator, Generator
+from taskq import Depends, Ending, Retry, TaskQ, current_job, receive
 
 queue = TaskQ("redis://127.0.0.1:1/0")          # nothing listens there
 ran = []
@@ -99,6 +100,23 @@ async def aendless() -> None:
 @queue.task
 def where() -> str:
     return threading.current_thread().name
+
+@queue.task
+def count(n: int) -> Generator[int, int, int]:
+    total = 0
+    for i in range(n):
+        total += (yield i) or 0
+    return total
+
+@queue.task
+async def acount(n: int) -> AsyncGenerator[int, int]:
+    for i in range(n):
+        yield i
+
+@queue.task
+def echo() -> Generator[str, str, str]:
+    first = yield receive(timeout=10)
+    return (yield first + "!") or (yield receive(timeout=10))
 
 told = []
 
@@ -261,6 +279,36 @@ def test_callback_tasks_and_webhooks(shop, inline):
     handle = shop.add.options(on_success="https://example.com/hook").delay(1, 2)
     ((url, ending),) = inline.webhooks
     assert (url, ending.id, ending.result) == ("https://example.com/hook", handle.id, 3)
+
+
+def test_generators(shop, inline):
+    handle = shop.count.delay(3)
+    assert list(handle.stream()) == [0, 1, 2]
+    assert handle.result() == 0
+    assert list(shop.acount.delay(3).stream()) == [0, 1, 2]
+
+
+def test_what_was_sent_before_a_generator_runs(shop, manual):
+    handle = shop.echo.delay()
+    assert handle.send("hello")
+    assert handle.send("bye")
+    with pytest.raises(ResultTimeout, match=r"t\.run\(\)"):
+        next(iter(handle.stream()))
+    assert manual.run() == 1
+    assert list(handle.stream()) == ["hello!"]
+    assert handle.result() == "bye"
+
+
+async def test_a_talk_with_a_generator(shop):
+    async with shop.queue.testing("manual") as t:
+        handle = await shop.echo.adelay()
+        running = asyncio.ensure_future(t.arun())
+        assert await handle.asend("hello")
+        async for word in handle.stream(timeout=5):
+            assert word == "hello!"
+            assert await handle.asend("bye")
+        assert await handle == "bye"
+        assert await running == 1
 
 
 @pytest.mark.parametrize("name", ["endless", "aendless"])
