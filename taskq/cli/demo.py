@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskq.cli.demo_parts import private_redis, workers
 from taskq.cli.options import command, json_option, setting
 from taskq.cli.output import Column, complain, print_json, say, table
-from taskq.errors import TaskQError
 
 if TYPE_CHECKING:
     from taskq.demo.run import Outcome
@@ -32,12 +28,11 @@ what is to be late, and checks every result against a computation without the qu
 Examples:
   taskq demo
   taskq demo --processes 4
+  taskq demo --ways                                  the same work in every mode, compared
   TASKQ_REDIS_URL=redis://localhost/5 taskq demo     on a Redis of your own
 
 Exit code 0 when every result was right, 1 when not.
 """
-_START_S = 30.0
-_STOP_S = 10.0
 
 
 @command("demo", text=_HELP, summary="Run the main job on real input, from nothing.")
@@ -45,13 +40,26 @@ _STOP_S = 10.0
               help="Worker processes.")  # fmt: skip
 @setting("--files", type=click.IntRange(min=20), default=None,
               help="Only so many files. Default: all.")  # fmt: skip
+@setting("--ways", is_flag=True,
+              help="Instead: the same work in every mode, compared.")  # fmt: skip
+@setting("--svg", type=click.Path(dir_okay=False, writable=True), default=None,
+              help="With --ways: write the chart to this file, too.")  # fmt: skip
 @json_option
-def demo_command(processes: int, files: int | None, as_json: bool) -> None:
+def demo_command(
+    processes: int, files: int | None, ways: bool, svg: str | None, as_json: bool
+) -> None:
     """Start what it needs, run it, show it, stop what was started."""
     from taskq.demo.run import run, standard_library  # noqa: PLC0415 (redis)
 
+    if svg is not None and not ways:
+        raise click.UsageError("--svg goes with --ways.")
     paths = standard_library()[:files]
-    with _redis() as (url, what):
+    if ways:
+        from taskq.cli import ways as command  # noqa: PLC0415 (late: a command imports what it needs)
+
+        command.compare(paths, svg, as_json)
+        return
+    with private_redis() as (url, what):
         os.environ["TASKQ_REDIS_URL"] = url
         if not as_json:
             say(f"Redis    {what}")
@@ -60,72 +68,14 @@ def demo_command(processes: int, files: int | None, as_json: bool) -> None:
                 "standard library")  # fmt: skip
             say("Checking each result against a computation without the queue at the end.")
             say()
-        with _workers(processes) as watch:
+        with workers("taskq.demo.tasks:queue", "demo", processes) as watch:
             outcome = run(paths, _bar(watch) if not as_json else lambda _done, _all: watch())
     _show(outcome, as_json)
     if outcome.wrong:
         sys.exit(1)
 
 
-@contextmanager
-def _redis() -> Iterator[tuple[str, str]]:
-    """An explicit URL first; else a private server that ends with us."""
-    from taskq.embedded import EmbeddedRedis  # noqa: PLC0415 (late: a command imports what it needs)
-    from taskq.settings import redact, redis_url  # noqa: PLC0415 (late: a command imports what it needs)
-
-    url, source = redis_url()
-    if source != "default":
-        yield url, f"{redact(url)} (from {source})"
-        return
-    with EmbeddedRedis.start() as server:
-        yield server.url, f"private server on a unix socket, process {server.pid}"
-
-
-@contextmanager
-def _workers(processes: int) -> Iterator[Callable[[], None]]:
-    """Real workers, as a user starts them; gives a function that looks whether they live."""
-    with tempfile.TemporaryFile() as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "taskq", "worker", "taskq.demo.tasks:queue", "-q", "demo",
-             "--processes", str(processes), "--log-level", "error"],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-        def watch() -> None:
-            if worker.poll() is not None:
-                raise TaskQError(f"The worker ended with {worker.returncode}:\n{_tail(log)}")
-
-        try:
-            _wait_ready(processes, watch)
-            yield watch
-        finally:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
-                try:
-                    worker.wait(_STOP_S)
-                except subprocess.TimeoutExpired:
-                    worker.kill()
-                    worker.wait()
-
-
-def _wait_ready(processes: int, watch: Callable[[], None]) -> None:
-    from taskq.demo.tasks import QUEUE, queue  # noqa: PLC0415 (late: a command imports what it needs)
-
-    key = f"{queue.broker.keys.prefix}:workers:{QUEUE}"
-    end = time.monotonic() + _START_S
-    while int(queue.broker.call("SCARD", key)) < processes:
-        watch()
-        if time.monotonic() > end:
-            raise TaskQError(f"The workers did not start within {_START_S:g} s.")
-        time.sleep(0.02)
-
-
-def _tail(log: IO[bytes]) -> str:
-    log.seek(0)
-    return log.read()[-4000:].decode("utf-8", "replace")
-
-
-def _bar(watch: Callable[[], None]) -> Callable[[int, int], None]:
+def _bar(watch: Callable[[], int]) -> Callable[[int, int], None]:
     """A progress bar on a terminal, a line at each quarter elsewhere."""
     terminal = sys.stdout.isatty()
     start = time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,8 +14,16 @@ from types import TracebackType
 class Site:
     """Serves files by number, `http://127.0.0.1:PORT/17`, while its block runs."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        """Listen on a free port of the loopback interface."""
+    def __init__(
+        self, files: Sequence[Path], *, as_pages: bool = False, latency_s: float = 0.0
+    ) -> None:
+        """Listen on a free port of the loopback interface.
+
+        Args:
+            files: what there is.
+            as_pages: as HTML, a line in an element each; else as they are.
+            latency_s: each answer takes this long, as if the server were far away.
+        """
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -22,8 +32,11 @@ class Site:
                     self.send_error(404)
                     return
                 body = files[int(number)].read_bytes()
+                if as_pages:
+                    body = _page(body)
+                time.sleep(latency_s)
                 self.send_response(200)
-                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Type", "text/html" if as_pages else "text/plain")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -55,3 +68,9 @@ class Site:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _page(source: bytes) -> bytes:
+    lines = html.escape(source.decode("utf-8", "replace")).splitlines()
+    body = "".join(f"<p>{line}</p>\n" for line in lines)
+    return f"<!doctype html><title>source</title>{body}".encode()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,23 @@ def test_an_explicit_redis_comes_first(redis_url: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "(from TASKQ_REDIS_URL)" in done.stdout
     assert "largest modules" in done.stdout
+
+
+def test_every_way_gives_the_results_of_plain_python(tmp_path: Path) -> None:
+    chart = tmp_path / "ways.svg"
+    done = _demo("--ways", "--files", "20", "--svg", str(chart), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["wrong"] == 0
+    assert told["jobs"] == {"pages": 20, "files": 20, "mixed": 20}
+    names = ["plain Python", "process", "thread", "generator", "asyncio", "two workers"]
+    assert list(told["ways"]) == names
+    for loads in told["ways"].values():
+        assert all(one["seconds"] > 0 and one["memory_mb"] > 10 for one in loads.values())
+    pages = {name: loads["pages"]["seconds"] for name, loads in told["ways"].items()}
+    assert pages["asyncio"] < pages["plain Python"]  # twenty waits at once, not in turn
+    drawn = chart.read_text()
+    assert drawn.startswith("<svg") and all(name in drawn for name in names)
 
 
 def test_a_wrong_result_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
