@@ -86,6 +86,14 @@ def steps(n):
         raise ValueError("too many")
     return n
 
+@queue.task(mode="process", on_success=good, on_failure=bad, result_ttl=0)
+def apart(a, b):
+    return a / b
+
+@queue.task(mode="process", on_failure=bad, redeliver=False)
+def dies_apart():
+    os.kill(os.getpid(), signal.SIGKILL)
+
 @queue.task(on_failure=bad, timeout=0.2)
 async def slow():
     await asyncio.sleep(30)
@@ -197,6 +205,17 @@ def test_callbacks_of_all_kinds_of_ends(
     assert told.one("bad", broken.id)["message"] == "too many"
     ended_badly = {failing.id, late.id, hopeless.id, broken.id}
     assert {said["id"] for said in told.all("bad")} == ended_badly
+
+
+@pytest.mark.timeout(60)
+def test_callbacks_of_jobs_in_child_processes(
+    app: ModuleType, target: str, told: Told, worker: WorkerStarter
+) -> None:
+    worker(target)
+    good, bad, dead = app.apart.delay(6, 3), app.apart.delay(1, 0), app.dies_apart.delay()
+    assert told.one("good", good.id, 30)["result"] == 2.0
+    assert told.one("bad", bad.id)["message"] == "division by zero"
+    assert told.one("bad", dead.id)["status"] == "failed"
 
 
 def test_a_callback_goes_to_its_own_queue_and_has_its_own_options(
