@@ -69,21 +69,23 @@ def demo_command(
             say("Checking each result against a computation without the queue at the end.")
             say()
         with workers("taskq.demo.tasks:queue", "demo", processes) as watch:
-            outcome = run(paths, _bar(watch) if not as_json else lambda _done, _all: watch())
+            outcome = run(paths, _bar(watch, shown=not as_json))
     _show(outcome, as_json)
     if outcome.wrong:
         sys.exit(1)
 
 
-def _bar(watch: Callable[[], int]) -> Callable[[int, int], None]:
-    """A progress bar on a terminal, a line at each quarter elsewhere."""
+def _bar(watch: Callable[[], int], *, shown: bool) -> Callable[[int, int], None]:
+    """A progress bar on a terminal, a line at each quarter elsewhere, or nothing."""
     terminal = sys.stdout.isatty()
     start = time.monotonic()
     state: dict[str, Any] = {"shown": -1.0, "quarter": 0}
 
     def show(done: int, total: int) -> None:
         now = time.monotonic()
-        if terminal:
+        if not shown:
+            pass
+        elif terminal:
             if now - state["shown"] < 0.1 and done < total:
                 return
             state["shown"] = now

@@ -37,7 +37,7 @@ PAGES, FILES = 240, 240
 """Of a load; the mixed one has half of each."""
 LATENCY_S = 0.03
 DEADLINE_S = 120.0
-LOADS = ("pages", "files", "mixed")
+LOADS: tuple[str, ...] = ("pages", "files", "mixed")
 PLAIN = "plain Python"
 
 Item = tuple[str, str]
