@@ -135,11 +135,12 @@ class Runners:
         if not waiting:
             return
         keep = len(waiting)
+        free = max(runner.slots - len(runner.running), 0)  # whose threads only have to wake up
         longest_s = longest_running_s(runner, now)
         if now - waiting[0].reserved_mono > UNBEGUN_S or held_up(runner, self._pace.average_s, now):
-            keep = 0
+            keep = free
         elif longest_s > LOOKAHEAD_S:
-            keep = int(runner.slots * LOOKAHEAD_S / longest_s)
+            keep = max(free, int(runner.slots * LOOKAHEAD_S / longest_s))
         for claim in reversed(waiting[keep:]):
             self.give_back(claim)
 

@@ -185,7 +185,8 @@ class Runtime:
         for claim in self._suspects.withdraw()[::-1]:
             self.settler.add(claim, items.GIVEN_BACK)
         self._runners.give_back_unbegun()
-        await self._until(lambda: not self._runners.running(), self._settings.grace_s)
+        # also what waits: a thread may just be taking it
+        await self._until(lambda: not self._runners.busy, self._settings.grace_s)
         left = len(self._runners.running())
         if left:
             log.warning("%d jobs did not end within %g s: cancelled and given back",

@@ -115,8 +115,13 @@ class ThreadRunner:
             self._unbegun.remove(claim)  # atomic: a thread does the same, and one of us is too late
         except KeyError:
             return False
-        del self.waiting[claim.id]
+        self._no_longer_waits(claim)
         return True
+
+    def _no_longer_waits(self, claim: Claim) -> None:
+        # after a lost lease the same job may wait here a second time
+        if self.waiting.get(claim.id) is claim:
+            self.waiting.pop(claim.id, None)
 
     # -- in the thread -------------------------------------------------------------------
 
@@ -132,7 +137,7 @@ class ThreadRunner:
                 continue
             # In one of the two at every instant: a shutdown between them must not miss it.
             self.running[claim.id] = claim
-            del self.waiting[claim.id]
+            self._no_longer_waits(claim)
             try:
                 value, error = self._run(slot, claim)
             except Overrun as err:  # between two statements that should have caught it

@@ -184,6 +184,8 @@ class Settled:
         ([0.06, 0.01], 0.06, 1),  # 2 slots begin 1.7 jobs in 50 ms when a job takes 60
         ([1.0, 0.01], 0.01, 0),
         ([0.01, 0.01], 0.16, 0),  # whatever the reason: too long
+        ([1.0], 0.01, 1),  # the thread of a free slot only has to wake up
+        ([1.0], 0.16, 1),
     ],
 )
 async def test_what_cannot_begin_soon_goes_back_the_last_first(began, reserved, keeps):
