@@ -140,6 +140,19 @@ class Presence:
         if (await self._link.ask(lambda _resend: packed, 1, _PATIENCE_S))[0]:
             self._door.maintain()
 
+    async def canceled(self) -> list[str]:
+        """Ids of jobs in hand that somebody wants to be stopped.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        ids = [claim.id for claim in self._runners.in_hand()]
+        if not ids:
+            return []
+        packed = pack_all([("HGET", self._broker.keys.job(job_id), "tq_cancel") for job_id in ids])
+        answers = await self._link.ask(lambda _resend: packed, len(ids), _PATIENCE_S)
+        return [job_id for job_id, answer in zip(ids, answers, strict=True) if answer == b"1"]
+
     async def leave(self) -> None:
         """Give back what is left, and go from RQ's sets. An outage is no reason to stay."""
         try:

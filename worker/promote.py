@@ -95,7 +95,10 @@ class Listener:
     """Subscribes to our channels: what was scheduled earlier, what is to be canceled."""
 
     def __init__(self, broker: Broker, worker: str, heard: Callable[[str, str], None]) -> None:
-        """`heard` gets (channel, text): "wake", "cancel", or "send" for this worker alone."""
+        """`heard` gets (channel, text): "wake", "cancel", or "send" for this worker alone.
+
+        Without a text: something may have been said while nobody listened.
+        """
         self._broker = broker
         self._worker = worker
         self._heard = heard
@@ -133,5 +136,5 @@ class Listener:
         kind = channel.partition(":")[0]
         if message[0] == b"message":
             self._heard(kind, message[2].decode("utf-8", "replace"))
-        elif kind == "send":  # subscribed, perhaps again: what was said meanwhile is looked up
-            self._heard("send", "")
+        elif kind in ("send", "cancel"):  # subscribed, perhaps again: what was said is looked up
+            self._heard(kind, "")

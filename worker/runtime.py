@@ -12,6 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from taskq.errors import BrokerUnavailable
 from taskq.resources import Resources
 from taskq.worker import heartbeat, items
 from taskq.worker.delivery import Delivery
@@ -71,6 +72,7 @@ class Runtime:
         self._stop = asyncio.Event()
         self._stop_why = ""
         self._services: list[asyncio.Task[None]] = []
+        self._unheard: asyncio.Task[None] | None = None
         self._resources = Resources(app)
         me = Identity.of(settings, uid)
         self.name = me.name
@@ -284,10 +286,20 @@ class Runtime:
     def _heard(self, channel: str, text: str) -> None:
         if channel == "wake":
             self._promoter.nudge()
-        elif channel == "cancel":
+        elif channel == "cancel" and text:
             self._runners.cancel(text)
+        elif channel == "cancel":
+            self._unheard = self._loop.create_task(self._cancel_unheard())
         elif channel == "send":
             self._runners.generators.mail.heard(text)
+
+    async def _cancel_unheard(self) -> None:
+        """Stop the jobs that were canceled while this worker did not listen."""
+        try:
+            for job_id in await self._presence.canceled():
+                self._runners.cancel(job_id)
+        except BrokerUnavailable as err:
+            log.warning("%s Cancellations of the last seconds may not be heard", err)
 
     def _wake(self, fn: Callable[[], None]) -> None:
         """Run something on the loop, from any thread."""

@@ -108,6 +108,17 @@ def test_lost_answers_of_enqueue(redis_client, cut, fate):
     broker.close()
 
 
+def test_a_cancellation_that_nobody_heard_is_looked_up(app, target, worker, redis_client):
+    """Published while the worker did not listen: its connection was cut, or it had just started."""
+    worker(target)
+    running = app.slow.options(timeout=None).delay(1, 60)
+    wait_until(lambda: running.status() == "started")
+    wait_until(lambda: redis_client.pubsub_numsub("taskq:cancel")[0][1] == 1)
+    redis_client.client_kill_filter(_type="pubsub")
+    assert running.cancel()
+    wait_until(lambda: running.status() == "canceled", 5)
+
+
 def test_every_connection_is_killed_again_and_again(app, target, worker, ledger, redis_client):
     handles = app.number.map(range(4000))
     process = worker(target, processes=2)
