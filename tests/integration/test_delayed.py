@@ -181,10 +181,10 @@ def test_cut_at_every_request_of_the_mover(
     while redis_client.zcard("rq:scheduled:default"):
         sent = 0
 
-        def watch(_request: bytes) -> str | None:
+        def watch(_request: bytes, at: int = struck) -> str | None:
             nonlocal sent
             sent += 1
-            return fate if sent == struck else None
+            return fate if sent == at else None
 
         proxy = Proxy(redis_server.port, watch)
         cut = Broker(proxy.url)
