@@ -168,8 +168,11 @@ class WorkerProcess:
                 f"The worker did not end within {timeout:g} s:\n{self.log()}"
             ) from None
 
-    def stop(self, timeout: float = 10.0) -> int:
-        """Drain it with TERM and return the exit code; an error if that takes too long."""
+    def stop(self, timeout: float = 30.0) -> int:
+        """Drain it with TERM and return the exit code; an error if that takes too long.
+
+        Longer than the default grace time: on a busy machine that is for the test's own limit.
+        """
         if self.running:
             self.signal(signal.SIGTERM)
         try:

@@ -50,6 +50,7 @@ PROGRESS_S = 0.3
 _CANCEL_S = 1.0
 """Cancelled coroutines have so long to clean up."""
 _SETTLE_AT_END_S = 10.0
+_LONG_STOP_S = 3.0
 _LANE_AT_END_S = 10.0
 
 
@@ -188,7 +189,7 @@ class Runtime:
             self.settler.add(claim, items.GIVEN_BACK)
         self._runners.give_back_unbegun()
         # also what waits: a thread may just be taking it
-        await self._until(lambda: not self._runners.busy, self._settings.grace_s)
+        await self._until(lambda: not self._runners.busy, self._settings.grace_s, self._told)
         left = len(self._runners.running())
         if left:
             log.warning("%d jobs did not end within %g s: cancelled and given back",
@@ -214,12 +215,24 @@ class Runtime:
         await self._presence.leave()
         await self._close_links()
 
-    async def _until(self, done: Callable[[], bool], limit_s: float) -> None:
-        """Wait for a condition that ends of jobs bring about."""
-        end = time.monotonic() + limit_s
+    async def _until(
+        self, done: Callable[[], bool], limit_s: float, told: Callable[[], None] | None = None
+    ) -> None:
+        """Wait for a condition that ends of jobs bring about; call `told` when that takes long."""
+        start = time.monotonic()
         # looked at, not signalled: no job pays for an event that only a stop awaits
-        while not done() and time.monotonic() < end:  # noqa: ASYNC110 (the line above)
+        while not done() and (now := time.monotonic()) < start + limit_s:
+            if told is not None and now > start + _LONG_STOP_S:
+                told()
+                told = None
             await asyncio.sleep(0.01)
+
+    def _told(self) -> None:
+        """Whoever waits for the end of a worker wants to know for what."""
+        running = self._runners.running()
+        some = ", ".join(f"{claim.name} {claim.id}" for claim in running[:5])
+        log.info("Still waiting for %d jobs (%d of them not begun), among them: %s",
+                 self._runners.busy, self._runners.busy - len(running), some or "none")  # fmt: skip
 
     async def _close_links(self) -> None:
         for link in self._links:

@@ -22,10 +22,11 @@ def _demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comp
         text=True,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
-        timeout=20,
+        timeout=50,
     )
 
 
+@pytest.mark.timeout(60)  # on a busy machine; else 3
 def test_all_results_are_right_and_the_exit_code_says_so() -> None:
     done = _demo("--files", "40", "--json")
     assert done.returncode == 0, done.stderr
@@ -39,6 +40,7 @@ def test_all_results_are_right_and_the_exit_code_says_so() -> None:
     assert len(told["largest"]) == demo.LARGEST
 
 
+@pytest.mark.timeout(60)  # on a busy machine; else 3
 def test_an_explicit_redis_comes_first(redis_url: str) -> None:
     done = _demo("--files", "20", env={"TASKQ_REDIS_URL": redis_url})
     assert done.returncode == 0, done.stderr
@@ -46,6 +48,8 @@ def test_an_explicit_redis_comes_first(redis_url: str) -> None:
     assert "largest modules" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # on a busy machine; else 6: five workers, one after another
 def test_every_way_gives_the_results_of_plain_python(tmp_path: Path) -> None:
     chart = tmp_path / "ways.svg"
     done = _demo("--ways", "--files", "20", "--svg", str(chart), "--json")
