@@ -37,6 +37,7 @@ class Keys:
         self.paused = f"{self.own}paused"
         self.alive = f"{self.own}alive"
         self.wake = f"{self.own}wake"
+        self.rolling = f"{self.own}rolling"
 
     def job(self, job_id: str) -> str:
         """Hash of a job."""
@@ -107,5 +108,17 @@ class Keys:
         return f"{self.own}sent:{job_id}"
 
     def stats(self, queue: str, minute: int) -> str:
-        """Counters of a queue for one minute (epoch // 60)."""
+        """Counters of a queue for one minute (epoch // 60); queue "": of all together."""
         return f"{self.own}stats:{queue}:{minute}"
+
+    def hours(self, queue: str, hour: int) -> str:
+        """The same for one hour (epoch // 3600)."""
+        return f"{self.own}hours:{queue}:{hour}"
+
+    def depth(self, queue: str, hour: int) -> str:
+        """Hash: minute of the hour, and how many jobs waited then."""
+        return f"{self.own}depth:{queue}:{hour}"
+
+    def failures_by(self, day: int) -> str:
+        """Hash: who failed with what, how often, on one day (epoch // 86400)."""
+        return f"{self.own}failures-by:{day}"

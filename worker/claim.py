@@ -47,6 +47,7 @@ class Claim:
         begun_at: epoch, 0 until its code runs.
         begun_mono: the same on the monotonic clock.
         tells: somebody may be told of its end (`on_success`, `on_failure`).
+        counted: its begin is in the statistics, before its end is.
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         ready: the result as it stands in Redis, where a job process wrote it.
         why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
@@ -66,6 +67,7 @@ class Claim:
     mode = "thread"
     special = False
     recorded = 0.0
+    counted = False
     pickled = False
     tells = False
     spec: Any = None  # its task, where it is one of the app

@@ -22,6 +22,7 @@ from taskq.worker.outcome import (
     crash_verdict,
     crashes_so_far,
     cut_short_item,
+    error_type,
     failure_item,
     success_item,
     unknown_item,
@@ -130,12 +131,14 @@ class Life:
             item = failure_item(claim, error)
             claim.outcome = (None, error)
         if item is None or claim.special:
+            self._settler.tally.began(claim)
             self._door.enter(claim)
             return
         self.end(claim, item, ok=error is None, error=error, seconds=seconds)
 
     def _cut_off(self, claim: Claim, error: Interrupted, seconds: float) -> None:
         """A job's code did not come to its end."""
+        self._settler.tally.began(claim)
         if isinstance(error, NotHere):
             self.unknown(claim, UnknownTask(str(error)))
         elif isinstance(error, Crashed):
@@ -191,10 +194,13 @@ class Life:
         seconds: float = 0.0,
     ) -> None:
         """Count and log an end, and settle it."""
+        tally = self._settler.tally
         if not ok:
             _log_failure(claim, item, error)
+            if item.kind == "x":
+                tally.failed(claim, error_type(item))
         what = "finished" if ok else "retried" if item.kind == "r" else "failed"
-        self._settler.tally.end(claim.position, what, seconds)
+        tally.end(claim, what, seconds)
         self._settler.add(claim, item)
 
     def _young(self, claim: Claim) -> bool:

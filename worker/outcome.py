@@ -177,6 +177,11 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
     return items.failed(claim.begun_at or now, now, text, error, _safe_ttl(claim), claim.unique)
 
 
+def error_type(item: Item) -> str:
+    """Dotted name of what a job failed with, from its settle item."""
+    return str(json.loads(item.rest[3])[0])
+
+
 def names_of(err: BaseException) -> list[str]:
     """Dotted names of what a policy may match."""
     if isinstance(err, Reported):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -17,11 +18,13 @@ from rq.utils import utcformat
 
 from taskq.broker.scripts import script
 from taskq.errors import TaskQError
+from taskq.histogram import bucket
 from taskq.retry import RetryLater
 from taskq.worker.outcome import TimeLimit, describe, failure_item, shortened, user_part
 from taskq.worker.reported import Reported
 from taskq.worker.rq_callback import CallbackLimit
 from taskq.worker.rq_classes import LaneJob
+from taskq.worker.tally import failure_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,8 +212,8 @@ class End:
         commands: list[Sequence[Any]] = []
         claim, now = self._claim, time.time()
         if self._ends_unkept():
-            bucket = int(now // 10)
-            done, failures = f"{own}done:{bucket}", f"{own}failures:{bucket}"
+            part = int(now // 10)
+            done, failures = f"{own}done:{part}", f"{own}failures:{part}"
             commands += (("SADD", done, claim.id), ("EXPIRE", done, 70))
             if self._error is None:
                 commands.append(("HDEL", failures, claim.id))
@@ -224,11 +227,12 @@ class End:
                 kind = "retried" if self._loaded.again else "failed"
             else:
                 kind = "retried" if self._asks_again else "finished"
-            ms = int(self._seconds * 1000)
-            stats = f"{own}stats:{claim.queue}:{int(now // 60)}"
-            for field, n in ((kind, 1), (f"r{ms.bit_length()}", 1), ("run_ms", ms)):
-                commands.append(("HINCRBY", stats, field, n))
-            commands.append(("EXPIRE", stats, 90_000))
+            tally = [kind, 1, f"r{bucket(self._seconds)}", 1, "run_us", int(self._seconds * 1e6)]
+            if kind == "failed" and self._error is not None:
+                tally += [failure_field(claim, json.loads(describe(claim, self._error)[1])[0]), 1]
+            commands.append(
+                ("EVAL", script("tally").text, 2, self._queue.prefix, own, claim.queue, *tally)
+            )
         return commands
 
     def _callback(self, own: str) -> list[Sequence[Any]]:

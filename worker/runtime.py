@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from taskq.errors import BrokerUnavailable
 from taskq.resources import Resources
 from taskq.worker import heartbeat, items
+from taskq.worker.counting import Counting
 from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
 from taskq.worker.life import Life
@@ -105,6 +106,7 @@ class Runtime:
         self._begun = begun
         coroutines = self._runners.coroutines
         self._watch = LoopWatch(settings.slow_loop_s, begun, lambda: coroutines.busy)
+        self._counting = Counting(self.settler, self._runners)
         self._strays = Strays(broker, link, me, self._hands)
 
     @property
@@ -141,6 +143,7 @@ class Runtime:
             heartbeat.every(BEAT_S, self._presence.beat, "Heartbeat"),
             heartbeat.every(BEAT_S, self._presence.sweep, "Sweep"),
             heartbeat.every(BEAT_S, self._strays.look, "Comparing what is in hand"),
+            heartbeat.every(BEAT_S, self._counting.step, "Counting"),
             self._promoter.run(),
             self._listener.run(),
             self._tick(),
@@ -200,6 +203,7 @@ class Runtime:
         if self._begun is not None:
             self._begun.clear()  # what is left is settled here: no limit, no crash concerns it
         try:
+            self.settler.flush()
             await asyncio.wait_for(self.settler.drain(), _SETTLE_AT_END_S)
         except asyncio.TimeoutError:
             log.error("Redis is away: %d ended jobs could not be settled; their leases will end "

@@ -21,7 +21,7 @@ from taskq.worker import items
 from taskq.worker.claim import YEAR_S
 from taskq.worker.items import Item, pack_items
 from taskq.worker.settings import PAGE
-from taskq.worker.tally import Tally
+from taskq.worker.tally import Tally, Waits
 
 if TYPE_CHECKING:
     from taskq.broker import Broker
@@ -67,8 +67,10 @@ class Settler:
         self._settled = settled
         self._items: list[tuple[Claim, Item]] = []
         self._task: asyncio.Task[None] | None = None
-        self.tally = Tally()
+        self._waits = Waits(broker.clock)
+        self.tally = Tally(self._waits)
         self._page = PAGE
+        self._flush = False
         self.bytes = 0
         self.lost = 0
 
@@ -93,9 +95,16 @@ class Settler:
         while self._task is not None:
             await asyncio.wait([self._task])
 
+    def flush(self) -> None:
+        """Send what is counted, where no job ends that would take it along."""
+        self._flush = bool(self.tally)
+        if self._flush and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
     async def _run(self) -> None:
         try:
-            while self._items:
+            while self._items or self._flush:
+                self._flush = False
                 batch = self._next()
                 await self._send(batch)
         except BrokerError as err:  # out of memory, a wrong type: it lasts until somebody mends it
@@ -115,7 +124,7 @@ class Settler:
 
     def _give_up_or_single(self) -> None:
         """A batch that cannot even be sent is taken apart; the one job at fault fails plainly."""
-        if self._page > 1:
+        if self._page > 1 or not self._items:
             self._page = 1
             return
         self._page = PAGE
@@ -140,7 +149,7 @@ class Settler:
 
     async def _send(self, batch: list[tuple[Claim, Item]]) -> None:
         # what cannot be sent is counted with the next batch
-        counted, self.tally = self.tally, Tally()
+        counted, self.tally = self.tally, Tally(self._waits)
         iso = self._broker.clock.iso()
         args, order = settle_args(self._worker, iso, self._queues, counted, batch)
         keys = [self._broker.keys.prefix, self._broker.keys.own]
@@ -162,7 +171,9 @@ class Settler:
             claim, item = batch[place]
             self.bytes -= item.size
             if code == HAS_DEPENDENTS:
-                self._to_lane(claim, DONE in answer)
+                if not (seen := DONE in answer):
+                    self.tally.began(claim)
+                self._to_lane(claim, seen)
                 continue
             if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)

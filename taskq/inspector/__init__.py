@@ -11,31 +11,44 @@ Keys read: RQ's queues, registries, job, worker and result keys; ours of paused 
 
 from __future__ import annotations
 
+from taskq.inspector.counts import ALL, Counts, Percentiles
 from taskq.inspector.glimpse import Glimpse, glimpse
 from taskq.inspector.jobs import Criteria, JobList, find
 from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview
 from taskq.inspector.query import Inspector, Query
+from taskq.inspector.rates import Rates, rates
 from taskq.inspector.results import ResultEntry
 from taskq.inspector.rows import JobRow, listed
 from taskq.inspector.server import ServerInfo
+from taskq.inspector.statistics import FailureGroup, Point, Series, failure_groups, series
 from taskq.inspector.story import JobStory, story
 
 __all__ = [
+    "ALL",
+    "Counts",
     "Criteria",
+    "FailureGroup",
     "Glimpse",
     "Inspector",
     "JobList",
     "JobRow",
     "JobStory",
     "Overview",
+    "Percentiles",
+    "Point",
     "Query",
     "QueueInfo",
+    "Rates",
     "ResultEntry",
+    "Series",
     "ServerInfo",
     "WorkerInfo",
+    "failure_groups",
     "find",
     "glimpse",
     "listed",
     "overview",
+    "rates",
+    "series",
     "story",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from taskq.worker.rq_door import Door
 from taskq.worker.settle import DONE, Settler, settle_args
-from taskq.worker.tally import Tally
+from taskq.worker.tally import Tally, Waits
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -41,13 +41,14 @@ class StepSettler(Settler):
         self._memory = broker
         self._names = queues
         self._ended = ended
-        self.tally = Tally()
+        self._waits = Waits(broker.clock)
+        self.tally = Tally(self._waits)
         self.lost = 0
         self.to_rq: Callable[[Claim], None] | None = None
 
     def add(self, claim: Claim, item: Item) -> None:
         """Settle a job."""
-        counted, self.tally = self.tally, Tally()
+        counted, self.tally = self.tally, Tally(self._waits)
         keys, clock = self._memory.keys, self._memory.clock
         if item.kind in ("f", "x"):  # begun and ended, by the clock of the test
             at = f"{clock.time():.6f}"

@@ -24,7 +24,7 @@ else:
     import tomli as tomllib
 
 INNER_FIRST = """
-    errors clock states settings keys ids
+    errors clock states histogram settings keys ids
     serializers exc_names retry
     terminal
     broker

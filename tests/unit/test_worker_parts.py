@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from taskq import TaskQ
+from taskq.clock import Clock
+from taskq.histogram import bucket
 from taskq.worker.begun import BegunTable
 from taskq.worker.claim import Claim
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
@@ -20,7 +22,7 @@ from taskq.worker.room import Room
 from taskq.worker.runners import Runners, held_up
 from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
-from taskq.worker.tally import Tally
+from taskq.worker.tally import Tally, Waits
 from taskq.worker.thread_runner import ThreadRunner
 from tests.support import until
 
@@ -213,22 +215,37 @@ async def test_what_cannot_begin_soon_goes_back_the_last_first(began, reserved, 
 
 
 def test_a_tally_counts_ends_and_takes_back_what_was_not_sent():
-    tally, sent = Tally(), Tally()
-    sent.end(1, "finished", 0.0)
-    sent.end(1, "finished", 0.005)
-    tally.end(2, "failed", 0.0)
-    tally.end(1, "retried", 0.0001)
+    waits = Waits(Clock())
+    tally, sent = Tally(waits), Tally(waits)
+    enqueued = 1_700_000_000.0
+
+    def ran(position: int, waited_s: float) -> Claim:
+        fields = [b"enqueued_at", Clock().iso(enqueued).encode(), b"tq_unique", b""]
+        claim = Claim(position, "q", "id", "exec", fields, 0.0)
+        claim.begun_at, claim.begun_mono = enqueued + waited_s, 1.0
+        return claim
+
+    sent.end(ran(1, 0.0), "finished", 0.0)
+    sent.end(ran(1, 3.0), "finished", 0.005)
+    refused = Claim(2, "q", "id", "exec", [], 0.0)
+    tally.end(refused, "failed", 0.0)
+    long = ran(1, 3.0)
+    tally.began(long)
+    tally.began(long)
+    tally.end(long, "retried", 5.0)
     tally.add(sent)
-    assert tally.totals() == (2, 2, "0.005100")
+    assert tally.totals() == (2, 2, "5.005000")
     fields = tally.fields()
     assert fields[0] == len(fields) // 3
     triples = list(zip(fields[1::3], fields[2::3], fields[3::3], strict=True))
     assert sorted(triples) == [
-        (1, "finished", 2), (1, "r0", 2), (1, "r3", 1), (1, "retried", 1), (1, "run_ms", 5),
-        (2, "failed", 1), (2, "r0", 1),
+        (1, "finished", 2), (1, "r0", 1), (1, f"r{bucket(0.005)}", 1), (1, f"r{bucket(5.0)}", 1),
+        (1, "retried", 1), (1, "run_us", 5_005_000), (1, "started", 3), (1, "w0", 1),
+        (1, f"w{bucket(3.0)}", 2), (2, "failed", 1),
     ]  # fmt: skip
-    assert Tally().totals() == (0, 0, "0")
-    assert Tally().fields() == [0]
+    assert Tally(waits).totals() == (0, 0, "0")
+    assert Tally(waits).fields() == [0]
+    assert tally and not Tally(waits)
 
 
 def test_there_is_no_room_for_more_than_the_process_may_run_or_keep():

@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Cancel a job: taken out where it waits; asked to stop where it runs.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 job id   2 now, ISO (optional)

@@ -1,3 +1,4 @@
+-- include: stats
 -- Accept jobs: hash, place in the queue (or schedule), counters. Idempotent: sending it again is harmless.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 '1' when this request may have been executed before   2 now, ISO
@@ -7,15 +8,12 @@
 -- RETURN for each job: its id, or the id of the unfinished job that holds its unique key;
 --        or one string 'duplicate:ID' and nothing was enqueued; error reply when a queue key is no list
 -- O(fields) a job. At most 1,000 jobs and 4 MB a call.
-local P, OWN = KEYS[1], KEYS[2]
 local resend, iso = ARGV[1] == '1', ARGV[2]
-local t = redis.call('TIME')
-local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 local over = { finished = true, failed = true, canceled = true, stopped = true }
 local last = #ARGV
 
 local function settled(token)
-  local bucket = math.floor(now / 10)
+  local bucket = math.floor(NOW / 10)
   for b = bucket, bucket - 6, -1 do
     if redis.pcall('SISMEMBER', OWN .. 'done:' .. b, token) == 1 then return true end
   end
@@ -75,7 +73,7 @@ while i <= last do
     local mark = string.sub(place, 1, 1)
     if mark == '+' or mark == '@' then
       local due = tonumber(string.sub(place, 2))
-      if mark == '+' then due = now + due end
+      if mark == '+' then due = NOW + due end
       redis.call('HSET', key, 'status', 'scheduled', 'created_at', iso, 'origin', queue, unpack(ARGV, first, stop))
       local zkey = P .. ':scheduled:' .. queue
       redis.call('ZADD', zkey, string.format('%.6f', due), id)
@@ -94,7 +92,7 @@ while i <= last do
     if token ~= '' then redis.call('HSET', key, 'tq_token', token) end
     if ttl ~= '' then
       redis.call('EXPIRE', key, ttl)
-      redis.pcall('ZADD', OWN .. 'expiring', string.format('%.0f', now + ttl), id)
+      redis.pcall('ZADD', OWN .. 'expiring', string.format('%.0f', NOW + ttl), id)
       local callback
       for f = first, stop, 2 do
         if ARGV[f] == 'tq_on_failure' then callback = ARGV[f + 1] end
@@ -116,7 +114,7 @@ for queue, ids in pairs(tails) do
 end
 for queue, n in pairs(counts) do
   redis.pcall('SADD', P .. ':queues', P .. ':queue:' .. queue)
-  local key = OWN .. 'stats:' .. queue .. ':' .. math.floor(now / 60)
-  if redis.pcall('HINCRBY', key, 'enqueued', n) == n then redis.pcall('EXPIRE', key, 90000) end
+  -- the first of a minute: how deep the queue is, also where no worker looks
+  if count(queue, 'enqueued', n) then sample_depth(queue, redis.pcall('LLEN', P .. ':queue:' .. queue)) end
 end
 return out

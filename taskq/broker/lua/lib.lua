@@ -1,9 +1,6 @@
--- Shared by the scripts that end jobs; placed before their text when they are loaded.
--- KEYS[1] RQ's prefix, KEYS[2] our prefix. Everything on a key of one job goes through
--- redis.pcall: a Lua error after the first write would leave the ids of the batch nowhere.
-local P, OWN = KEYS[1], KEYS[2]
-local T = redis.call('TIME')
-local NOW = tonumber(T[1]) + tonumber(T[2]) / 1000000
+-- Shared by the scripts that end jobs; placed after `stats` and before their text when they are loaded.
+-- Everything on a key of one job goes through redis.pcall: a Lua error after the first write
+-- would leave the ids of the batch nowhere.
 local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are scored this much later
 local YEAR = 31536000
 local NO_TEXT = 'eJwDAAAAAAE='   -- an empty traceback as RQ stores it
@@ -19,12 +16,6 @@ local function registry(kind, queue) return P .. ':' .. kind .. ':' .. queue end
 
 -- The uid (8 characters) of the taskq worker in `job:tqUUUUUUUUn`, or nil for stock RQ's.
 local function owner(member) return string.match(member, ':tq(%w%w%w%w%w%w%w%w)%w*$') end
-
-local function count(queue, field, n)
-  local key = OWN .. 'stats:' .. queue .. ':' .. math.floor(NOW / 60)
-  local new = redis.pcall('HINCRBY', key, field, n)
-  if new == n then redis.pcall('EXPIRE', key, 90000) end
-end
 
 -- A result entry as RQ writes it. XADD preallocates 4 kB for a new stream; a copy has the size of its
 -- content (864 bytes), and costs less than DUMP and RESTORE (both were counted in instructions).

@@ -14,6 +14,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   if f.err then
     fail(queue, id, YEAR, story, '["taskq.errors.PayloadError","Its worker is gone, and its record in Redis is broken: it is not a hash.",1]', iso)
     count(queue, 'corrupt', 1)
+    count_failure(queue, '\ntaskq.errors.PayloadError', id, 1)
     return 'failed'
   end
   if f[1] ~= 'started' then return 'gone' end
@@ -24,6 +25,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     fail(queue, id, ttl, story, err, iso)
     unlock(id, f[6])
     count(queue, 'failed', 1)
+    count_failure(queue, '\ntaskq.errors.JobFailed', id, 1)
     return 'failed'
   end
   if f[2] == '0' then

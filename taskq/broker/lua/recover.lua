@@ -1,4 +1,4 @@
--- include: lib reclaim
+-- include: stats lib reclaim sample
 -- Sweep: extend the leases of workers that live, take back what dead workers held, expire old entries.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 lease s   2 now, ISO   3 crashes after which a job is failed   4 traceback text for that (zlib + base64)
@@ -16,6 +16,9 @@ local seen = redis.pcall('HMGET', mark, 'last', 'hold')
 local last, hold = tonumber(seen[1] or 0) or 0, tonumber(seen[2] or 0) or 0
 if NOW - last > 8 or NOW < last - 8 then hold = NOW + 10 end
 if type(redis.pcall('HSET', mark, 'last', micros(NOW), 'hold', micros(hold))) == 'table' then redis.pcall('DEL', mark) end
+local queues = redis.pcall('SMEMBERS', P .. ':queues')
+if queues.err then queues = {} end
+sample(queues)
 if NOW < hold then return { micros(NOW), 'holding', 0, 0, 0 } end
 
 local beats = {}
@@ -32,8 +35,6 @@ local function beat(uid)
 end
 
 local requeued, failed, extended = 0, 0, 0
-local queues = redis.pcall('SMEMBERS', P .. ':queues')
-if queues.err then queues = {} end
 local head = P .. ':queue:'
 for _, qkey in ipairs(queues) do
   local queue = string.sub(qkey, #head + 1)

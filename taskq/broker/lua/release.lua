@@ -1,4 +1,4 @@
--- include: lib reclaim
+-- include: stats lib reclaim
 -- Give back at once what one worker holds: after its death was seen, after a reserve whose answer was lost, at its end.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker uid   2 'dead' | 'bye' | the number of a reserve call: only what that one handed out

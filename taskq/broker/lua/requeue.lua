@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Run ended jobs once more (failed, canceled, stopped): back into their queue with a clean slate and all their retries.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 now, ISO   2 '1' to the front   then job ids (at most 1,000)

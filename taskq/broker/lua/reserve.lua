@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Hand up to N waiting jobs to a worker: pop, mark started, lease. One atomic step, no id is ever nowhere.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker uid   2 worker name   3 sequence number of this call, or lane and number (w0n17)
@@ -49,6 +49,7 @@ local function runnable(queue, id, h, status)
   if h.err or (status == nil and #h > 0) then
     fail(queue, id, YEAR, lost, '["taskq.errors.PayloadError","The job\'s record in Redis is broken: it is not a hash with a status.",1]', iso)
     count(queue, 'corrupt', 1)
+    count_failure(queue, '\ntaskq.errors.PayloadError', id, 1)
     return false
   end
   if #h == 0 then
@@ -63,6 +64,7 @@ local function runnable(queue, id, h, status)
     else
       fail(queue, id, 86400, lost, '["taskq.errors.JobNotFound","The job\'s record was gone before it could run: deleted, evicted, or its ttl was over.",1]', iso)
       count(queue, 'missing', 1)
+      count_failure(queue, '\ntaskq.errors.JobNotFound', id, 1)
     end
     return false
   end
@@ -76,6 +78,7 @@ local function runnable(queue, id, h, status)
     tell(id, 'failure', iso, lost, NO_STATUS)
     fail(queue, id, YEAR, lost, NO_STATUS, iso)
     count(queue, 'corrupt', 1)
+    count_failure(queue, '\ntaskq.errors.PayloadError', id, 1)
     return false
   end
   count(queue, 'dropped', 1)

@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Send a value, or an exception to be raised, to a generator task.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 '1' when this request may have been executed before   2 token of the message   3 job id

@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Record what became of reserved jobs, as one batch. Fenced: an execution that no longer owns its lease changes nothing.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker name   2 now, ISO   3 finished count   4 failed count   5 working time s
@@ -143,7 +143,7 @@ end
 if not some and #out > 0 then return out end  -- sent a second time: counted already
 for n = 0, ARGV[stats] - 1 do
   local s = stats + 1 + n * 3
-  count(queues[tonumber(ARGV[s])], ARGV[s + 1], tonumber(ARGV[s + 2]))
+  tally(queues[tonumber(ARGV[s])], ARGV[s + 1], tonumber(ARGV[s + 2]))
 end
 local wkey = P .. ':worker:' .. worker
 if ARGV[3] ~= '0' then call('HINCRBY', wkey, 'successful_job_count', ARGV[3]) end

@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Append what generator tasks yielded to their streams. Idempotent: a value's id is its execution's generation and
 -- its number, and Redis refuses an id that is not higher than the last.
 -- KEYS   1 RQ's prefix   2 our prefix
