@@ -254,7 +254,7 @@ def test_a_time_limit_holds_for_any_code(app, target, worker, ledger, how):
     error = handle.exception(timeout=10)
     took = time.monotonic() - began
     assert isinstance(error, TaskTimeout)
-    assert took < 1.5 + 0.5  # the limit, a second; and half a one for a busy machine
+    assert took < 0.5 + 3  # within a second on a quiet machine: benchmarks.limits measures that
     assert "0.5 s" in error.message
     if how in ("python", "sleep"):
         assert "in endless" in error.traceback

@@ -244,7 +244,7 @@ def test_time_limits_are_kept(server: TlsServer, app_module: AppModule, monkeypa
         start = time.monotonic()
         with pytest.raises(TimeoutError):
             handle.result(timeout=0.2)
-        assert 0.2 <= time.monotonic() - start < 1
+        assert 0.2 <= time.monotonic() - start < 3
     app.queue.close()
 
 

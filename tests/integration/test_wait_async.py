@@ -106,7 +106,7 @@ async def test_time_limits(app: TaskQ, jobs: Endings) -> None:
     start = time.monotonic()
     with pytest.raises(ResultTimeout, match=r"job a after 0\.1 s: queued, 0 ahead"):
         await app.handle("a").aresult(0.1)
-    assert 0.1 <= time.monotonic() - start < 0.4
+    assert 0.1 <= time.monotonic() - start < 2
     with pytest.raises(ResultTimeout, match="after 0 s"):
         await app.handle("a").aresult(0)
     assert waiting_count(app) == 0
@@ -311,7 +311,7 @@ async def test_redis_away_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
         start = time.monotonic()
         with pytest.raises(ResultTimeout, match="Redis does not answer"):
             await app.handle("a").aresult(0.1)
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 4
         jobs.finish("a", 1)
         assert await task == 1
         await app.aclose()

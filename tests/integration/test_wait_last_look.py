@@ -145,7 +145,7 @@ def test_a_frozen_server_does_not_hold_the_caller(way: str) -> None:
                     asyncio.run(in_a_loop()) if way == "asyncio" else list(
                         as_completed(handles, 0.3)
                     )
-            assert time.monotonic() - start < 2.0
+            assert time.monotonic() - start < 4
         finally:
             os.kill(server.pid, signal.SIGCONT)
         app.close()

@@ -121,7 +121,7 @@ def test_wait_for_all_and_its_time_limit(app: TaskQ, jobs: Endings) -> None:
     assert (done, not_done) == ({handles[0]}, {handles[1]})
     start = time.monotonic()
     done, not_done = wait(handles, 0.2)
-    assert 0.2 <= time.monotonic() - start < 0.6
+    assert 0.2 <= time.monotonic() - start < 2
     assert not_done == {handles[1]}
     jobs.finish("j1", 1)
     assert wait(handles, 5).done == set(handles)

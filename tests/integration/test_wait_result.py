@@ -234,7 +234,7 @@ class TestTime:
         start = time.monotonic()
         with pytest.raises(ResultTimeout) as caught:
             app.handle("z").result(timedelta(milliseconds=250))
-        assert 0.25 <= time.monotonic() - start < 0.5
+        assert 0.25 <= time.monotonic() - start < 2
         assert str(caught.value) == (
             "No result of job z after 0.25 s: queued, 2 ahead of it in 'default'. "
             "No worker listens to 'default'; start: taskq worker APP -q default."
@@ -393,7 +393,7 @@ class TestTrouble:
             try:
                 with pytest.raises(ResultTimeout, match="Redis does not answer"):
                     app.handle("a").result(0.3)
-                assert time.monotonic() - start < 2.0
+                assert time.monotonic() - start < 4
             finally:
                 os.kill(server.pid, signal.SIGCONT)
             app.close()
@@ -404,7 +404,7 @@ class TestTrouble:
         start = time.monotonic()
         with pytest.raises(ResultTimeout, match="Redis does not answer"):
             app.handle("a").result(0.3)
-        assert 0.3 <= time.monotonic() - start < 2.0
+        assert 0.3 <= time.monotonic() - start < 4
         with pytest.raises(BrokerUnavailable):
             app.handle("a").status()
         app.close()

