@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from taskq.errors import RemoteError as RemoteError
     from taskq.errors import ResultExpired as ResultExpired
     from taskq.errors import ResultTimeout as ResultTimeout
+    from taskq.errors import ScheduleNotFound as ScheduleNotFound
     from taskq.errors import TaskQError as TaskQError
     from taskq.errors import TaskTimeout as TaskTimeout
     from taskq.errors import UnknownTask as UnknownTask
@@ -55,7 +56,10 @@ if TYPE_CHECKING:
     from taskq.handle import gather as gather
     from taskq.handle import wait as wait
     from taskq.retry import Retry as Retry
+    from taskq.schedules.store import Schedule as Schedule
     from taskq.tasks import Task as Task
+    from taskq.timing import Cron as Cron
+    from taskq.timing import Every as Every
     from taskq.webhooks import verify_webhook as verify_webhook
 
 _HOME = {
@@ -80,13 +84,16 @@ _HOME = {
         "RemoteError",
         "ResultExpired",
         "ResultTimeout",
+        "ScheduleNotFound",
         "TaskQError",
         "TaskTimeout",
         "UnknownTask",
     ),
     "taskq.handle": ("Batch", "Handle", "StreamHandle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
+    "taskq.schedules.store": ("Schedule",),
     "taskq.tasks": ("Task",),
+    "taskq.timing": ("Cron", "Every"),
     "taskq.webhooks": ("verify_webhook",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

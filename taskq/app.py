@@ -19,8 +19,8 @@ from taskq.definition import module_name
 from taskq.errors import ConfigError, InvalidArguments, UnknownTask
 from taskq.handle import Batch, Handle
 from taskq.option_checks import check_job_id
-from taskq.provider import Provider
 from taskq.registry import REGISTRY
+from taskq.schedules.planner import Planner
 from taskq.serializers import Codec
 from taskq.settings import load, redact, redis_url
 from taskq.tasks import Decorator, Task, TaskOptions, name_taken, task
@@ -38,7 +38,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TaskQ(Provider):
+class TaskQ(Planner):
     """A program's task queue: `queue = TaskQ()`, then `@queue.task`.
 
     Attributes:

@@ -38,8 +38,8 @@ class Call(Generic[R_co]):
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
         return f"<Call {self.task.name}({', '.join(shown)})>"
 
-    def new_job(self, app: Any, *, in_batch: bool = False) -> NewJob:
-        """Serialize the call for `app`, with an id of its own.
+    def new_job(self, app: Any, *, in_batch: bool = False, job_id: str = "") -> NewJob:
+        """Serialize the call for `app`, with an id of its own, or with `job_id`.
 
         Raises:
             NotSerializable: an argument cannot be carried.
@@ -52,7 +52,7 @@ class Call(Generic[R_co]):
                 f"{task.name} belongs to {task.app}, not to {app}: its workers do not know it. "
                 "Nothing was enqueued."
             )
-        return task.build(app, self.args, self.kwargs, in_batch)
+        return task.build(app, self.args, self.kwargs, in_batch, job_id)
 
 
 def build(app: Any, calls: Sequence[Call[Any]]) -> list[NewJob]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar, overload
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from taskq.clock import parse_iso
 from taskq.errors import TaskQError
@@ -26,12 +27,14 @@ class JobContext:
         queue: name of the queue it came from.
         attempt: 1 for the first execution; retries and crashes count.
         enqueued_at: aware time at which it was put into its queue, or None (a property).
-        scheduled_for: aware time of the occurrence that it was made for, or None.
+        scheduled_for: aware time of the occurrence that a schedule made it for, in the
+            schedule's zone; None for other jobs (a property).
         meta: the job's `meta`, a copy.
         cancel_requested: True once somebody asked for the job to be canceled.
     """
 
     __slots__ = (
+        "_due",
         "_enqueued",
         "_report",
         "attempt",
@@ -39,7 +42,6 @@ class JobContext:
         "id",
         "meta",
         "queue",
-        "scheduled_for",
         "task",
     )
 
@@ -52,15 +54,15 @@ class JobContext:
         enqueued: bytes | None = None,
         meta: dict[str, Any] | None = None,
         report: Callable[[str, float, float | None, str], None] | None = None,
-        scheduled_for: datetime | None = None,
+        due: bytes | None = None,
     ) -> None:
-        """Made by the worker for each execution; `enqueued` is the record's own text."""
+        """Made by the worker for each execution; `enqueued` and `due` are the record's texts."""
         self.id = job_id
         self.task = task
         self.queue = queue
         self.attempt = attempt
         self._enqueued = enqueued
-        self.scheduled_for = scheduled_for
+        self._due = due
         self.meta = {} if meta is None else meta
         self.cancel_requested = False
         self._report = report
@@ -74,6 +76,21 @@ class JobContext:
             return datetime.fromtimestamp(parse_iso(self._enqueued.decode()), timezone.utc)
         except (ValueError, UnicodeDecodeError):
             return None
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """Aware time of the occurrence that a schedule made it for, in the schedule's zone."""
+        if not self._due:
+            return None
+        ms, _, name = self._due.decode("utf-8", "replace").partition(" ")
+        try:
+            at = datetime.fromtimestamp(int(ms) / 1000, timezone.utc)
+        except (ValueError, OverflowError, OSError):
+            return None
+        try:
+            return at.astimezone(ZoneInfo(name))
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # no such zone on this machine
+            return at
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell how far the job is; cheap, so call it as often as you like.

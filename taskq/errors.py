@@ -12,6 +12,7 @@
     ├── DuplicateJob (ValueError)              the id belongs to another, unfinished job
     ├── JobNotFound (LookupError)              no job of that id
     │   └── ResultExpired                      there was one; its result is no longer kept
+    ├── ScheduleNotFound (LookupError)         no schedule of that name
     ├── ResultTimeout (TimeoutError)           the caller stopped waiting; the job goes on
     ├── JobCanceled                            the job was canceled or stopped
     ├── RemoteError                            thrown into a generator task by its caller
@@ -71,6 +72,10 @@ class JobNotFound(TaskQError, LookupError):
 
 class ResultExpired(JobNotFound):
     """The job ended, and its result is no longer (or was never) kept."""
+
+
+class ScheduleNotFound(TaskQError, LookupError):
+    """There is no schedule of that name."""
 
 
 class ResultTimeout(TaskQError, TimeoutError):

@@ -52,6 +52,8 @@ def main() -> None:
         os._exit(EXIT_OK)
     try:
         app = load_app(settings)
+        if settings.with_scheduler:
+            app.schedules.defined()  # what is wrong with one is said now
     except Exception as err:  # user code: whatever it raises is shown
         told = isinstance(err, TaskQError)
         log.critical("Cannot load %s: %s", settings.app, err, exc_info=None if told else err)

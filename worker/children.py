@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ class Child:
             raise
         finally:
             theirs.close()
+        settings = replace(settings, with_scheduler=settings.with_scheduler and index == 0)
         first = {"uid": self.uid, "settings": settings.to_json()}
         self.control.sendall(json.dumps(first).encode() + b"\n")
 

@@ -111,7 +111,7 @@ class Claim:
         if made is None:
             made = self._context = JobContext(
                 self.id, self.name, self.queue, self.attempt, self.fields.get(b"enqueued_at"),
-                self.meta, self.report,
+                self.meta, self.report, self.fields.get(b"tq_for"),
             )  # fmt: skip
         return made
 

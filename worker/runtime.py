@@ -30,6 +30,7 @@ from taskq.worker.resolve import Resolver
 from taskq.worker.room import Room
 from taskq.worker.rq_door import Door
 from taskq.worker.runners import Runners
+from taskq.worker.schedule import SchedulerService, parts_of
 from taskq.worker.settings import BEAT_S, Identity
 from taskq.worker.settle import Settler
 from taskq.worker.strays import Hands, Strays
@@ -101,6 +102,7 @@ class Runtime:
         self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
         self._runners.processes.attach(me.name, self._fetcher.nudge, warm="process" in modes)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
+        self._scheduler = SchedulerService(parts_of(app, link) if settings.with_scheduler else ())
         self._listener = Listener(broker, me.name, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
         self._begun = begun
@@ -146,6 +148,7 @@ class Runtime:
             heartbeat.every(BEAT_S, self._counting.step, "Counting"),
             self._promoter.run(),
             self._listener.run(),
+            self._scheduler.run(),
             self._tick(),
         )
         self._services = [self._loop.create_task(one) for one in services]
@@ -303,6 +306,7 @@ class Runtime:
     def _heard(self, channel: str, text: str) -> None:
         if channel == "wake":
             self._promoter.nudge()
+            self._scheduler.nudge()
         elif channel == "cancel" and text:
             self._runners.cancel(text)
         elif channel == "cancel":

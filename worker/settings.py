@@ -47,6 +47,7 @@ class WorkerSettings:
         max_stuck: replace a worker process with more abandoned threads and coroutines than
             this; None: as many as it has threads.
         slow_loop_s: what holds up the event loop for longer is logged; 0: nothing is.
+        with_scheduler: fire schedules as well (the first process does).
         rq: run any RQ job: pickle on, any importable function.
         log_level: of the `taskq` loggers.
         log_format: "text" or "json".
@@ -70,6 +71,7 @@ class WorkerSettings:
     max_memory_mb: int | None = None
     max_stuck: int | None = None
     slow_loop_s: float = 0.5
+    with_scheduler: bool = False
     rq: bool = False
     log_level: str = "INFO"
     log_format: str = "text"

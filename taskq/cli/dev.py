@@ -62,6 +62,7 @@ def dev_command(app: str | None, processes: int) -> None:
             queues=tuple((name, 0.0) for name in names or ("default",)),
             processes=processes,
             grace_s=5.0,
+            with_scheduler=True,
             directory=str(Path.cwd()),
         )
         announce(settings, facts)

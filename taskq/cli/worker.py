@@ -138,6 +138,12 @@ QUIT prints stacks; HUP replaces the processes one by one.
     shared=True,
     help="Log what holds up the event loop for longer; 0: nothing.",
 )
+@setting(
+    "--with-scheduler",
+    is_flag=True,
+    shared=True,
+    help="Fire schedules as well: no process for it, and any number may.",
+)
 @setting("--rq", is_flag=True, help="Run any RQ job too: unpickles, imports what jobs name.")
 @setting(
     "--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id."
@@ -298,6 +304,7 @@ def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
         max_memory_mb=options["max_memory"],
         max_stuck=options["max_stuck"],
         slow_loop_s=options["slow_loop"],
+        with_scheduler=options["with_scheduler"],
         rq=options["rq"],
         log_level=options["log_level"],
         log_format=options["log_format"],

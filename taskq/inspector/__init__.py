@@ -6,7 +6,8 @@ expired). Every question takes a bounded number of commands, pipelined, however 
 jobs there are. Whatever lies in Redis, wrong types and garbage included, is shown as
 far as it can be.
 
-Keys read: RQ's queues, registries, job, worker and result keys; ours of paused queues.
+Keys read: RQ's queues, registries, job, worker and result keys; ours of paused queues and of
+schedules.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from taskq.inspector.query import Inspector, Query
 from taskq.inspector.rates import Rates, rates
 from taskq.inspector.results import ResultEntry
 from taskq.inspector.rows import JobRow, listed
+from taskq.inspector.schedules import ScheduleList, ScheduleRow, schedule, schedules
 from taskq.inspector.server import ServerInfo
 from taskq.inspector.statistics import FailureGroup, Point, Series, failure_groups, series
 from taskq.inspector.story import JobStory, story
@@ -40,6 +42,8 @@ __all__ = [
     "QueueInfo",
     "Rates",
     "ResultEntry",
+    "ScheduleList",
+    "ScheduleRow",
     "Series",
     "ServerInfo",
     "WorkerInfo",
@@ -49,6 +53,8 @@ __all__ = [
     "listed",
     "overview",
     "rates",
+    "schedule",
+    "schedules",
     "series",
     "story",
 ]

@@ -146,6 +146,31 @@ class Codec:
         except PayloadError as error:
             raise PayloadError(f"Unreadable payload: {error}") from error.__cause__
 
+    @property
+    def is_signing(self) -> bool:
+        """Whether there is a secret."""
+        return self._seal is not None
+
+    def readdress_call(self, data: bytes, *, job_id: str, to: str, queue: str) -> bytes:
+        """Give a call that `dump_call` wrote for one job to another one; nothing is decoded.
+
+        Args:
+            data: as it stands in Redis.
+            job_id: the job that it was written for.
+            to: the other one.
+            queue: of both.
+
+        Raises:
+            PayloadError: it was not signed by this app, or for something else.
+        """
+        if self._seal is None:
+            if data[:1] == b"\x01":
+                raise PayloadError("it is signed, but this app has no secret (TASKQ_SECRET).")
+            return data
+        opened = self._seal.open(data)
+        check_binding(opened, envelope.CALL, job_id, queue)
+        return self._seal.close(opened.body, envelope.CALL, to, queue)
+
     def dump_value(self, value: Any, *, job_id: str, kind: str, name: str = "") -> bytes:
         """Write a result or a meta dict, or a value that a generator yields or is sent.
 

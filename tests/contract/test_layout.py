@@ -25,7 +25,7 @@ else:
 
 INNER_FIRST = """
     errors clock states histogram settings keys ids
-    serializers exc_names retry
+    serializers exc_names retry timing
     terminal
     broker
     context commands logs
@@ -33,7 +33,7 @@ INNER_FIRST = """
     signature annotations definition endings targets option_checks options unique registry
     notify spec
     patience questions verdict pending progress callbacks future stream inbox waiting batch handle
-    calls tasks webhooks app finder
+    calls tasks schedules webhooks app finder
     inspector operations
     embedded testing demo
     cli
@@ -67,6 +67,7 @@ REDIS_IMPORTERS = {
 
 EXPORTED = """
     TaskQ task Task Call Retry Depends
+    Cron Every Schedule ScheduleNotFound
     Ending verify_webhook
     JobContext current_job
     Handle StreamHandle receive Batch wait as_completed gather
