@@ -65,7 +65,7 @@ def _is_there(module: str) -> bool:
     "schedules",
     cls=Schedules,
     help=_HELP,
-    short_help="List schedules; pause, resume, run, preview.",
+    short_help="List schedules; pause, run, preview.",
     invoke_without_command=True,
 )
 @setting(

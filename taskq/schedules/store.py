@@ -90,6 +90,11 @@ class Schedules:
         """The name under which the code's schedules stand in Redis."""
         return self._app.name or "app"
 
+    @property
+    def has_code(self) -> bool:
+        """Whether the code defines any."""
+        return bool(self._declared)
+
     def defined(self) -> list[Entry]:
         """What the code defines, ready to be written.
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from taskq.broker.records import Accepted
 from taskq.callbacks import CALLBACKS
 from taskq.errors import ConfigError, TaskQError
 from taskq.future import Handle
@@ -22,6 +23,7 @@ from taskq.testing.calls import Calls, EnqueuedCall
 from taskq.testing.engine import Engine
 from taskq.testing.inline import InlineBroker
 from taskq.testing.memory import MemoryRedis
+from taskq.testing.planned import Planned
 from taskq.testing.still_clock import StillClock, seconds_to_move
 from taskq.testing.swap import replaced_broker
 from taskq.testing.waits import StepWaits
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import redis
 
     from taskq.app import TaskQ
-    from taskq.broker.records import Accepted, NewJob
+    from taskq.broker.records import NewJob
     from taskq.endings import Ending
     from taskq.tasks import Task
 
@@ -85,6 +87,7 @@ class Session:
         self._memory = memory
         self._broker = InlineBroker(memory, self._clock, self._arrived)
         self._engine = Engine(app, self._broker, self._ended)
+        self._planned = Planned(app, self._broker, self._fired)
         self._waits = StepWaits(self._broker, self._engine, mode)
         self._broker.use(self._waits, self._told)
         if mode == "inline":
@@ -107,6 +110,7 @@ class Session:
             stack.enter_context(replaced_broker(self._app, self._broker))
             stack.enter_context(self._app.override_dependencies(self._dependencies))
             stack.enter_context(standing_alone(self._app, for_tests=True))
+            self._planned.begin()
             self._exits = stack.pop_all()
         return self
 
@@ -181,6 +185,8 @@ class Session:
         before = self._engine.executions
         try:
             self._engine.drain(limit=limit)
+            while limit is None and self._planned.release():
+                self._engine.drain()
         finally:
             CALLBACKS.drain(_CALLBACKS_S)
         return self._engine.executions - before
@@ -189,10 +195,14 @@ class Session:
         """`run` for asyncio tests."""
         before = self._engine.executions
         await self._engine.adrain(limit=limit)
+        while limit is None and self._planned.release():
+            await self._engine.adrain()
         return self._engine.executions - before
 
     def advance(self, delta: Duration) -> int:
         """Let time pass, and run what becomes due, each at its time, with what it enqueues.
+
+        That is delayed jobs, retries, and the occurrences of schedules.
 
         What waits already goes on waiting: `run` is for that. Results, and jobs with a
         `ttl`, are forgotten when their time is over.
@@ -212,6 +222,8 @@ class Session:
         with self._engine.holding_back():
             while self._to_next_due(until):
                 self._engine.drain()
+                while self._planned.release():
+                    self._engine.drain()
         self._move_to(until)
         CALLBACKS.drain(_CALLBACKS_S)
         return self._engine.executions - before
@@ -223,16 +235,22 @@ class Session:
         with self._engine.holding_back():
             while self._to_next_due(until):
                 await self._engine.adrain()
+                while self._planned.release():
+                    await self._engine.adrain()
         self._move_to(until)
         return self._engine.executions - before
 
     def _to_next_due(self, until: float) -> bool:
-        """Go to when the next job is due, if that is before `until`."""
-        due = self._engine.next_due()
-        if due is None or due > until + _SAME_S:
+        """Go to when the next job or schedule is due, if that is before `until`."""
+        dues = [
+            due for due in (self._engine.next_due(), self._planned.next_due()) if due is not None
+        ]
+        due = min(dues, default=until + 1)
+        if due > until + _SAME_S:
             return False
         self._move_to(due)
         self._engine.promote()
+        self._planned.fire()
         return True
 
     def _move_to(self, at: float) -> None:
@@ -257,6 +275,10 @@ class Session:
             options = job.options or DEFAULTS.merge("testing", {"queue": job.queue})
             handle = Handle[Any](app, job_id, task, True)
             self._calls.append(EnqueuedCall(name, tuple(args), dict(kwargs), options, handle))
+
+    def _fired(self, jobs: list[NewJob]) -> None:
+        """A schedule has enqueued jobs."""
+        self._arrived(jobs, [Accepted(job.id, True) for job in jobs])
 
     def _ended(self, job_ids: list[str]) -> None:
         self._waits.tell(job_ids)

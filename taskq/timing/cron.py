@@ -158,7 +158,7 @@ def _days(day: date, step: int, fields: Fields) -> Iterator[date]:
     """Days that fit, from one before (or behind) `day` on: an offset's change may lie between."""
     day -= step * _ONE_DAY
     for _ in range(_MOST_DAYS):
-        if not _FIRST_DAY - _ONE_DAY <= day <= _LAST_DAY:
+        if day > _LAST_DAY or (step < 0 and day < _FIRST_DAY - _ONE_DAY):
             return
         if day.month in fields.months and fields.fits(day):
             yield day
