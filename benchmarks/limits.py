@@ -4,6 +4,7 @@
     python -m benchmarks.limits sleepers             10,000 async jobs of 1 s at once
     python -m benchmarks.limits sleepers --seconds 30    the same for long, through heartbeats
     python -m benchmarks.limits flat                 memory over 100,000 jobs of each mode
+    python -m benchmarks.limits cpu                  two processes, against ProcessPoolExecutor(2)
     python -m benchmarks.limits times                what a time limit of 1 s comes to
     python -m benchmarks.limits ends                 jobs that kill their process, or try to
 
@@ -18,12 +19,14 @@ import contextlib
 import importlib
 import mmap
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,14 +71,14 @@ class Run:
         return [self.mark(n) for n in range(len(self._marks) // self._size)]
 
     @contextlib.contextmanager
-    def worker(self, *options: str, name: str = "worker") -> Iterator[Worker]:
+    def worker(self, *options: str, name: str = "worker", look: bool = True) -> Iterator[Worker]:
         with (self.home / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "taskq", "worker", "limit_tasks:queue", "--processes", "1",
                  *options],
                 env=self.env, cwd=SIDE, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        worker = Worker(process, self.home / f"{name}.log")
+        worker = Worker(process, self.home / f"{name}.log", look=look)
         try:
             until(lambda: worker.log().count("ready (process") or process.poll() is not None)
             yield worker
@@ -84,15 +87,19 @@ class Run:
 
 
 class Worker:
-    """A server's worker with one process that runs jobs; its memory is looked at all the time."""
+    """A server's worker with one process that runs jobs.
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    With `look` its memory is looked at all the time, which costs CPU.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, *, look: bool) -> None:
         self.process = process
         self._log = log
         self.peak_bytes = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+        if look:
+            self._thread.start()
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -113,7 +120,8 @@ class Worker:
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(3)
@@ -225,6 +233,39 @@ def flat(told: argparse.Namespace) -> None:
             )  # fmt: skip
 
 
+# -- processes -------------------------------------------------------------------------------------
+
+
+def cpu(told: argparse.Namespace) -> None:
+    """400 jobs of 10 ms: here, and in the executor of the standard library, in turn."""
+    n = 400
+    ways = {
+        "2 worker processes of 1 job process": ("--processes", "2", "--pool", "1"),
+        "1 worker process of 2 job processes": ("--processes", "1", "--pool", "2"),
+    }
+    took: dict[str, list[float]] = {"executor": [], **{way: [] for way in ways}}
+    for _ in range(told.rounds):
+        with run(n) as made:
+            with ProcessPoolExecutor(2) as pool:
+                list(pool.map(made.tasks.spin, range(100)))
+                began = time.monotonic()
+                list(pool.map(made.tasks.spin, range(n)))
+                took["executor"].append(time.monotonic() - began)
+            for way, options in ways.items():
+                with made.worker(*options, look=False):
+                    task = made.tasks.process_spin
+                    task.map(range(100)).results(timeout=WAIT_S)  # both have loaded the app
+                    began = time.monotonic()
+                    task.map(range(n)).results(timeout=WAIT_S)
+                    took[way].append(time.monotonic() - began)
+    executor = statistics.median(took["executor"])
+    say(f"{n} jobs of {executor / n * 2000:.1f} ms in ProcessPoolExecutor(2)", f"{executor:.2f} s")
+    for way in ways:
+        seconds = statistics.median(took[way])
+        say(f"  {way}, with results", f"{seconds:.2f} s, {executor / seconds:.1%}", "95 %",
+            good=executor / seconds >= 0.95)  # fmt: skip
+
+
 # -- time limits -----------------------------------------------------------------------------------
 
 CASES = (
@@ -294,7 +335,7 @@ def ends(_told: argparse.Namespace) -> None:
                 say(f"{mode}: {how}: {reason[:34]}", figure, "2 s", good=good)
 
 
-KINDS = {"sleepers": sleepers, "flat": flat, "times": times, "ends": ends}
+KINDS = {"sleepers": sleepers, "flat": flat, "cpu": cpu, "times": times, "ends": ends}
 
 
 def main() -> int:
@@ -307,7 +348,8 @@ def main() -> int:
                         metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=10_000, help="at once; ten times that for flat")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a sleeper sleeps")
-    parser.add_argument("--modes", default="thread,asyncio", help="of flat")
+    parser.add_argument("--modes", default="thread,asyncio,process", help="of flat")
+    parser.add_argument("--rounds", type=int, default=3, help="of cpu")
     told = parser.parse_args()
     sys.path.insert(0, str(SIDE))
     for kind in told.kinds:

@@ -1,4 +1,4 @@
-"""taskq: async tasks, plain tasks on threads, and ``adelay`` in programs that are asyncio.
+"""taskq: async tasks, plain tasks on threads and in job processes; ``adelay`` in asyncio programs.
 
 Runs in this benchmark and in any harness with the same ``adapter`` and ``benchtask`` modules.
 """
@@ -13,9 +13,11 @@ from adapter import PROCS, RESULTS, URL, VARIANT, Adapter, gather_bounded, main
 from taskq import TaskQ
 
 queue = TaskQ(URL)
-FUNCTIONS = benchtask.SYNC if VARIANT == "taskq-thread" else benchtask.ASYNC
+PLAIN = ("taskq-thread", "taskq-process")
+FUNCTIONS = benchtask.SYNC if VARIANT in PLAIN else benchtask.ASYNC
 RESULT_TTL = int(os.environ.get("BENCH_RESULT_TTL") or 500) if RESULTS else 0
-TASKS = {name: queue.task(result_ttl=RESULT_TTL)(function) for name, function in FUNCTIONS.items()}
+MODE = "process" if VARIANT == "taskq-process" else None
+TASKS = {name: queue.task(result_ttl=RESULT_TTL, mode=MODE)(f) for name, f in FUNCTIONS.items()}
 
 
 class TaskQAdapter(Adapter):
@@ -41,6 +43,11 @@ class TaskQAdapter(Adapter):
                 "fair": {"concurrency": 1, "threads": 1},
             },
         },
+        "taskq-process": {
+            "scenarios": ["noop", "cpu"],
+            "n_noop": 20_000,
+            "settings": {"*": {"concurrency": 100, "threads": 8, "pool": 1}},
+        },
         "taskq-adelay": {
             "scenarios": ["enqueue", "roundtrip"],
             "bulk": "gather",
@@ -58,6 +65,7 @@ class TaskQAdapter(Adapter):
                 *("--processes", str(PROCS)),
                 *("--concurrency", str(settings["concurrency"])),
                 *("--threads", str(settings["threads"])),
+                *("--pool", str(settings.get("pool", 1))),
                 *("--log-level", "warning"),
             ]
         ]

@@ -22,7 +22,8 @@ from taskq.errors import TaskQError
 from taskq.resources import standing_alone
 from taskq.worker import process_wire as wire
 from taskq.worker.loading import load_app
-from taskq.worker.process_loop import JobProcess
+from taskq.worker.process_ahead import Turns
+from taskq.worker.process_loop import JobProcess, Lines
 from taskq.worker.settings import EXIT_APP, EXIT_OK, WorkerSettings
 
 if TYPE_CHECKING:
@@ -36,15 +37,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Entry of `python -m taskq.worker.process_child JOBS_FD CONTROL_FD TRACE_FD PARENT`."""
-    jobs_fd, control_fd, trace_fd, parent = map(int, sys.argv[1:5])
+    """Entry of `... -m taskq.worker.process_child JOBS_FD CONTROL_FD TRACE_FD TURNS_FD PARENT`."""
+    jobs_fd, control_fd, trace_fd, turns_fd, parent = map(int, sys.argv[1:6])
     _die_with(parent)
     _set_signals(trace_fd)
     jobs, control = socket.socket(fileno=jobs_fd), socket.socket(fileno=control_fd)
-    first = wire.receive(jobs)
+    orders = wire.Orders(jobs)
+    first = orders.next()
     if first is None:
         os._exit(EXIT_OK)
-    told = json.loads(first)
+    told = json.loads(first[1])
     settings = WorkerSettings.from_json(told["settings"])
     logs.configure(settings.log_level, settings.log_format, fields=logs.job_fields)
     try:
@@ -56,7 +58,8 @@ def main() -> None:
     _title(settings)
     gc.collect()
     gc.freeze()  # what was imported stays
-    loop = JobProcess(app, settings, told["worker"], jobs, control)
+    lines = Lines(jobs, orders, control, Turns(turns_fd))
+    loop = JobProcess(app, settings, told["worker"], lines)
     if not _needs_resources(app):
         loop.serve()
         return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from taskq.worker import process_wire as wire
 from taskq.worker.outcome import Crashed
+from taskq.worker.process_ahead import Ahead
 
 if TYPE_CHECKING:
     from taskq.worker.claim import Claim
@@ -35,6 +36,8 @@ class ProcessHandle:
         struck_mono: when the job was asked to end because of its time limit, or 0.
         kill_mono: it is killed then unless its job has ended, or 0; `kill_why` says what for.
         is_open: reports may still come.
+        ahead: jobs that it begins when that one has ended, unless they are taken back.
+        has_spare: orders that were taken back lie in its socket: it gets no more of them.
     """
 
     def __init__(self, settings: WorkerSettings, worker: str) -> None:
@@ -49,6 +52,7 @@ class ProcessHandle:
         self.struck_mono = self.kill_mono = 0.0
         self.started_mono = time.monotonic()
         self.is_open = True
+        self.has_spare = False
         self.exit_code: int | None = None
         self._peak_mb = 0.0
         self._reports = wire.Reports()
@@ -56,7 +60,8 @@ class ProcessHandle:
         self._trace = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self.socket, theirs = socket.socketpair()
         self._control, their_control = socket.socketpair()
-        fds = (theirs.fileno(), their_control.fileno(), self._trace.fileno())
+        self.ahead = Ahead()
+        fds = (theirs.fileno(), their_control.fileno(), self._trace.fileno(), self.ahead.fd)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "taskq.worker.process_child",
@@ -76,16 +81,45 @@ class ProcessHandle:
         self.send(wire.pack_text(json.dumps(told).encode()))
 
     def ended_job(self) -> bool:
-        """Its job has ended; returns whether it may have another.
+        """Its job has ended, and the next that was sent ahead begins; returns whether it may.
 
         Not if it was struck: the code may have ended before the strike came, which would then
-        hit the next job.
+        hit the next job. (So none is ahead when it is struck.)
         """
         struck = self.struck_mono > 0
-        self.claim = None
+        self.claim = self.ahead.next()
+        self.has_spare = False
         self.struck_mono = self.kill_mono = 0.0
         self.kill_why = ""
         return not struck
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether jobs may be sent ahead of the end of its own."""
+        if self.claim is None or self.has_spare or self._unsent:
+            return False
+        return not (self.retired or self.why or self.struck_mono or self.kill_mono)
+
+    def order(self, claim: Claim) -> bool:
+        """Send a job to a process that has none; False when it is gone."""
+        self.claim = claim
+        if self.send(wire.pack_text(wire.pack_order(claim))):
+            return True
+        self.claim = None
+        return False
+
+    def order_ahead(self, orders: list[tuple[Claim, bytes]]) -> None:
+        """Send jobs that are to begin when its own has ended."""
+        number = self.ahead.number
+        self.send(b"".join([wire.pack_text(text, number(claim)) for claim, text in orders]))
+
+    def recall(self) -> list[Claim]:
+        """Take back what was sent ahead and has not begun."""
+        back, again = self.ahead.recall()
+        self.has_spare = self.has_spare or bool(back) or again
+        if again and self.claim is not None:
+            self.send(wire.pack_text(wire.pack_order(self.claim)))
+        return back
 
     # -- talking -------------------------------------------------------------------------
 
@@ -188,6 +222,7 @@ class ProcessHandle:
         self.socket.close()
         self._control.close()
         self._trace.close()
+        self.ahead.close()
 
 
 def told_exit(code: int) -> str:

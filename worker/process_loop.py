@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskq import context
 from taskq.errors import UnknownTask
@@ -31,6 +31,7 @@ from taskq.worker.outcome import (
     overran,
     result_text,
 )
+from taskq.worker.process_ahead import Turns
 from taskq.worker.reported import Reported
 from taskq.worker.resolve import Resolver
 from taskq.worker.settings import EXIT_OK
@@ -49,36 +50,47 @@ _MEMORY_S = 0.5
 """Resident memory is looked at after a job, at most so often."""
 
 
+class Lines(NamedTuple):
+    """What connects a job process with its worker process.
+
+    Attributes:
+        reports: go out here.
+        orders: come in here.
+        control: cancellations come in; it closes when the worker process is gone.
+        turns: says which orders still hold.
+    """
+
+    reports: socket.socket
+    orders: wire.Orders
+    control: socket.socket
+    turns: Turns
+
+
 class JobProcess:
     """The loop of a job process."""
 
-    def __init__(
-        self,
-        app: TaskQ,
-        settings: WorkerSettings,
-        worker: str,
-        jobs: socket.socket,
-        control: socket.socket,
-    ) -> None:
+    def __init__(self, app: TaskQ, settings: WorkerSettings, worker: str, lines: Lines) -> None:
         """Nothing runs yet.
 
         Args:
             app: loaded app.
             settings: of the worker; they say when to make room for a fresh process.
             worker: name of the worker process.
-            jobs: orders come in, reports go out.
-            control: cancellations come in; it closes when the worker process is gone.
+            lines: to that one.
         """
         self._app = app
         self._settings = settings
         self._worker = worker
-        self._socket = jobs
-        self._control = control
+        self._socket = lines.reports
+        self._orders = lines.orders
+        self._control = lines.control
+        self._turns = lines.turns
         self._resolver = Resolver(app, rq=settings.rq, report=self._progress)
         self._lock = threading.Lock()
         self._in_task = self._was_struck = False
         self._claim: Claim | None = None
         self._count = 0
+        self._is_over = False
         self._looked = 0.0
         self._told = 0.0
         self._progress_body = b""
@@ -91,13 +103,15 @@ class JobProcess:
         self._tell(wire.READY)
         while True:
             try:
-                order = wire.receive(self._socket)
-            except (EOFError, ConnectionResetError):
+                order = self._orders.next()
+            except ConnectionResetError:
                 return
             if order is None:
                 return
-            contextvars.copy_context().run(self._job, order)
-            del order
+            number, text = order
+            if not self._is_over and self._turns.has(number):
+                contextvars.copy_context().run(self._job, text)
+            del order, text
 
     def _job(self, order: bytes) -> None:
         """One job, in a context of its own."""
@@ -106,7 +120,8 @@ class JobProcess:
         with self._lock:
             self._claim = None
             self._progress_body = b""
-            self._socket.sendall(wire.pack_report(kind, body, last=self._is_last()))
+            self._is_over = self._is_last()
+            self._socket.sendall(wire.pack_report(kind, body, last=self._is_over))
 
     def _carry_out(self, claim: Claim) -> tuple[int, bytes]:
         """What became of the job."""

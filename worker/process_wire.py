@@ -1,7 +1,7 @@
 """What a worker process and its job processes say to each other, as bytes.
 
-To a job process go orders, one at a time: a length and a marshalled tuple. What comes back
-are reports: a length, a kind, a flag and a body. The parent believes nothing of them but
+To a job process go orders: a length, a number (see `process_ahead`) and a marshalled tuple. What
+comes back are reports: a length, a kind, a flag and a body. The parent believes nothing of them but
 these few bytes: a job process may have been overwritten by the code that it runs, so
 nothing is unmarshalled or unpickled here.
 """
@@ -41,7 +41,7 @@ CANCEL = b"cancel "
 STRIKE = signal.SIGXCPU
 """Sent at a job's time limit: raises `Overrun` in its code, even in a sleep."""
 
-_LENGTH = struct.Struct(">I")
+_ORDER = struct.Struct(">IB")
 _HEAD = struct.Struct(">IBB")
 _RECEIVE_BYTES = 262_144
 MOST_BYTES = 512_000_000
@@ -69,9 +69,7 @@ class Report(NamedTuple):
 
 def pack_order(claim: Claim) -> bytes:
     """A job as its process wants it: the record as it came from Redis."""
-    order = (claim.id, claim.queue, claim.exec_id, claim.is_plain, claim.fields)
-    text = marshal.dumps(order)
-    return _LENGTH.pack(len(text)) + text
+    return marshal.dumps((claim.id, claim.queue, claim.exec_id, claim.is_plain, claim.fields))
 
 
 def read_order(raw: bytes, now: float) -> Claim:
@@ -89,9 +87,9 @@ def _flat(fields: Mapping[bytes, bytes], *, is_plain: bool) -> list[bytes]:
     return [part for pair in fields.items() for part in pair]
 
 
-def pack_text(text: bytes) -> bytes:
-    """Settings, the first thing that a job process is sent."""
-    return _LENGTH.pack(len(text)) + text
+def pack_text(text: bytes, number: int = 0) -> bytes:
+    """An order with its number; or settings, the first thing that a job process is sent."""
+    return _ORDER.pack(len(text), number) + text
 
 
 def pack_report(kind: int, body: bytes, *, last: bool = False) -> bytes:
@@ -99,30 +97,39 @@ def pack_report(kind: int, body: bytes, *, last: bool = False) -> bytes:
     return _HEAD.pack(len(body), kind, last) + body
 
 
-def receive(source: socket.socket) -> bytes | None:
-    """Block for one order; None when the other end is closed."""
-    data = source.recv(_RECEIVE_BYTES)
-    if not data:
-        return None
-    while len(data) < _LENGTH.size:
-        data += _more(source, 16)
-    end = _LENGTH.size + int(_LENGTH.unpack_from(data)[0])
-    if len(data) == end:
-        return data[_LENGTH.size :]
-    parts = [data]
-    missing = end - len(data)
-    while missing > 0:
-        part = _more(source, min(missing, _RECEIVE_BYTES))
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)[_LENGTH.size :]
+class Orders:
+    """Reads orders from the socket of a job process, one after the other."""
 
+    def __init__(self, source: socket.socket) -> None:
+        """Nothing has been read."""
+        self._source = source
+        self._data = b""
 
-def _more(source: socket.socket, most: int) -> bytes:
-    data = source.recv(most)
-    if not data:
-        raise EOFError
-    return data
+    def next(self) -> tuple[int, bytes] | None:
+        """Block for one order: its number and what it says. None: there are no more."""
+        if not self._more(_ORDER.size):
+            return None
+        length, number = _ORDER.unpack_from(self._data)
+        end = _ORDER.size + int(length)
+        if not self._more(end):
+            return None
+        text, self._data = self._data[_ORDER.size : end], self._data[end:]
+        return number, text
+
+    def _more(self, size: int) -> bool:
+        """Read until there are so many bytes; False where the other end was closed before."""
+        have = len(self._data)
+        if have >= size:
+            return True
+        parts = [self._data]
+        while have < size:
+            part = self._source.recv(_RECEIVE_BYTES)
+            if not part:
+                return False
+            parts.append(part)
+            have += len(part)
+        self._data = b"".join(parts)
+        return True
 
 
 class Reports:

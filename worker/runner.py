@@ -16,14 +16,17 @@ class Runner(Protocol):
     """Runs the tasks of one mode.
 
     Attributes:
-        slots: jobs at the same time.
         waiting: jobs in hand that have not begun, in the order in which they came.
         running: jobs that were handed to a slot and have not ended, in the order of their begin.
     """
 
-    slots: int
     waiting: dict[str, Claim]
     running: dict[str, Claim]
+
+    @property
+    def slots(self) -> int:
+        """Jobs at the same time."""
+        ...
 
     @property
     def busy(self) -> int:

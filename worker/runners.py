@@ -170,14 +170,14 @@ class Runners:
     def cancel(self, job_id: str) -> None:
         """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""
         for runner in self._all:
-            claim = runner.running.get(job_id)
-            if claim is not None:
-                log.info("Job %s is to be canceled", job_id)
-                runner.request_cancel(claim)
-                return
             claim = runner.waiting.get(job_id)
             if claim is not None and runner.take_back(claim):
                 self._settler.add(claim, items.canceled(claim.unique))
+                return
+            claim = runner.running.get(job_id)  # perhaps only since a moment ago
+            if claim is not None:
+                log.info("Job %s is to be canceled", job_id)
+                runner.request_cancel(claim)
                 return
 
 

@@ -22,8 +22,8 @@ from taskq.worker.life import Life
 from taskq.worker.loop_watch import LoopWatch
 from taskq.worker.pace import Pace
 from taskq.worker.presence import Presence
+from taskq.worker.process_pool import RETIRE_S
 from taskq.worker.process_route import Route
-from taskq.worker.process_runner import RETIRE_S
 from taskq.worker.promote import Listener, Promoter
 from taskq.worker.records import Records
 from taskq.worker.resolve import Resolver

@@ -10,6 +10,9 @@ from benchmarks.harness.arithmetic import Runs
 from benchmarks.harness.systems import OURS
 
 BOTH = ("taskq-async", "taskq-thread")
+IN_PROCESSES = ("taskq-process",)
+PREFORK = ("dramatiq", "celery-prefork")
+"""Peers whose worker is a process for the code of jobs."""
 
 
 class Verdict(NamedTuple):
@@ -27,6 +30,8 @@ class Verdict(NamedTuple):
 class Versus:
     """Ours divided by a peer's median; ``peer=None``: the best of them, over all ``figures``.
 
+    ``peers``: the best of these.
+
     ``least`` is the smallest ratio allowed, ``most`` the largest.
     """
 
@@ -35,6 +40,7 @@ class Versus:
     key: str
     ours: Sequence[str]
     peer: str | None = None
+    peers: tuple[str, ...] = ()
     peer_figures: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
@@ -63,7 +69,7 @@ class Versus:
         highest = self.least is not None
         found = []
         for figure in self.peer_figures or (self.figure,):
-            of = [self.peer] if self.peer else None
+            of = [self.peer] if self.peer else list(self.peers) or None
             best = runs.best(figure, self.key, highest=highest, of=of, ours=OURS)
             if best:
                 found.append(best)
@@ -131,6 +137,9 @@ GOALS: tuple[Versus | Bound, ...] = (
     Versus("drain against RQ's default worker", DRAIN, RATE, BOTH, peer="rq-fork", least=300),
     Versus("drain without results", "drain/1p/noresults", RATE, BOTH, least=2),
     Versus("drain, two processes, results stored", "drain/2p/results", RATE, BOTH, least=4),
+    Versus("job processes, no-op", DRAIN, RATE, IN_PROCESSES, peer="rq-fork", least=5),
+    Versus("job processes, no-op", DRAIN, RATE, IN_PROCESSES, peers=PREFORK, least=1),
+    Versus("10 ms of Python, two processes", "cpu", RATE, IN_PROCESSES, least=1),
     Versus(
         "enqueue in bulk",
         "enqueue/pipelined",

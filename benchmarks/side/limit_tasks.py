@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchtask import spin as rounds
+
 from taskq import TaskQ
 
 queue = TaskQ()
@@ -27,6 +29,11 @@ _map: Any = None
 if _path:
     with Path(_path).open("r+b") as _file:
         _map = mmap.mmap(_file.fileno(), 0)
+
+
+def spin(_n: int) -> int:
+    """About 10 ms of Python."""
+    return rounds()
 
 
 def begin(n: int) -> None:
@@ -60,6 +67,17 @@ async def asyncio_noop(n: int) -> None:
 @queue.task
 def thread_noop(n: int) -> None:
     begin(n)
+
+
+@queue.task(mode="process")
+def process_noop(n: int) -> None:
+    begin(n)
+
+
+@queue.task(mode="process")
+def process_spin(n: int) -> int:
+    begin(n)
+    return spin(n)
 
 
 # -- what does not end ---------------------------------------------------------------------------

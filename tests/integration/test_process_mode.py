@@ -92,6 +92,11 @@ def dies_once():
     return current_job().attempt
 
 @queue.task(mode="process", redeliver=False)
+def counted(n):
+    note("counted", n)
+    return n
+
+@queue.task(mode="process", redeliver=False)
 def once():
     note("once")
     os._exit(3)
@@ -171,8 +176,12 @@ def gone(pid: int) -> bool:
     return stat.rpartition(b")")[2].split()[0] in (b"Z", b"X")
 
 
+def noted(ledger, word: str) -> list[str]:
+    return [line for line in ledger.lines() if line.startswith(f"{word} ")]
+
+
 def pid_of(ledger, word: str) -> int:
-    line = wait_until(lambda: [one for one in ledger.lines() if one.startswith(f"{word} ")])[-1]
+    line = wait_until(lambda: noted(ledger, word))[-1]
     return int(line.split()[-1])
 
 
@@ -302,6 +311,56 @@ def test_a_killed_child_costs_no_other_job(app, target, worker, ledger, redis_cl
     assert others.results(timeout=15) == list(range(50))
     assert first.result(timeout=15) == "done"
     assert redis_client.hget(f"rq:job:{first.id}", "tq_crashes") == b"1"
+
+
+def test_jobs_sent_ahead_count_no_crash_and_no_limit(app, target, worker, redis_client):
+    """They lie in the process that dies, and in the one that is struck, but have not begun."""
+    worker(target, "--pool", "1")
+    app.add.map(range(100)).results(timeout=15)  # short ones: the next are sent ahead
+    calls = []
+    for n in range(10):
+        calls += [app.add.call(n, b=k) for k in range(10)]
+        calls.append(app.dies_once.call() if n % 3 else app.endless.call("python"))
+    batch = app.queue.enqueue(calls)
+    ends = [one.exception(timeout=30) for one in batch]
+    failed = [type(end) for end in ends if end is not None]
+    assert failed == [TaskTimeout] * 4
+    results = [one.result(timeout=1) for one, end in zip(batch, ends, strict=True) if end is None]
+    assert sorted(results) == sorted([n + k for n in range(10) for k in range(10)] + [2] * 6)
+    crashes = [redis_client.hget(f"rq:job:{one.id}", "tq_crashes") for one in batch]
+    assert crashes.count(b"1") == 6
+    assert crashes.count(None) == len(crashes) - 6
+
+
+@pytest.mark.timeout(60)
+def test_no_short_job_stays_behind_a_long_one(app, target, worker, ledger):
+    """Sent ahead of a long one it goes back, to another process or another worker."""
+    worker(target, "--pool", "1")
+    worker(target, "--pool", "2")
+    app.add.map(range(300)).results(timeout=20)
+    long_ones = [app.long.delay(30), app.long.delay(30)]
+    wait_until(lambda: len(noted(ledger, "long")) == 2, 15)
+    assert app.add.map(range(300)).results(timeout=10) == list(range(300))
+    for one in long_ones:
+        assert not one.done()
+        one.cancel()
+
+
+@pytest.mark.timeout(60)
+def test_at_most_once_among_short_ones_runs_once(app, target, worker, ledger):
+    """Whatever dies: such jobs are never sent ahead."""
+    process = worker(target, "--pool", "1")
+    app.add.map(range(100)).results(timeout=15)
+    calls = []
+    for n in range(100):
+        calls += [app.counted.call(n), app.add.call(n)]
+    batch = app.queue.enqueue(calls)
+    wait_until(lambda: len(noted(ledger, "counted")) > 15)
+    os.kill(descendants(process.pid)[0], signal.SIGKILL)
+    for one in batch:
+        one.exception(timeout=30)
+    lines = noted(ledger, "counted")
+    assert len(lines) == len(set(lines))
 
 
 def test_a_stop_waits_then_kills_and_gives_back(app, target, worker, ledger, redis_client):
