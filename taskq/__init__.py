@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from taskq.errors import ResultExpired as ResultExpired
     from taskq.errors import ResultTimeout as ResultTimeout
     from taskq.errors import ScheduleNotFound as ScheduleNotFound
+    from taskq.errors import StepFailed as StepFailed
+    from taskq.errors import StepMismatch as StepMismatch
     from taskq.errors import TaskQError as TaskQError
     from taskq.errors import TaskTimeout as TaskTimeout
     from taskq.errors import UnknownTask as UnknownTask
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from taskq.handle import wait as wait
     from taskq.retry import Retry as Retry
     from taskq.schedules.store import Schedule as Schedule
+    from taskq.steps import sleep as sleep
+    from taskq.steps import sleep_until as sleep_until
+    from taskq.steps import step as step
     from taskq.tasks import Task as Task
     from taskq.timing import Cron as Cron
     from taskq.timing import Every as Every
@@ -85,6 +90,8 @@ _HOME = {
         "ResultExpired",
         "ResultTimeout",
         "ScheduleNotFound",
+        "StepFailed",
+        "StepMismatch",
         "TaskQError",
         "TaskTimeout",
         "UnknownTask",
@@ -92,6 +99,7 @@ _HOME = {
     "taskq.handle": ("Batch", "Handle", "StreamHandle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
     "taskq.schedules.store": ("Schedule",),
+    "taskq.steps": ("sleep", "sleep_until", "step"),
     "taskq.tasks": ("Task",),
     "taskq.timing": ("Cron", "Every"),
     "taskq.webhooks": ("verify_webhook",),

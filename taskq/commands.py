@@ -2,7 +2,8 @@
 
 A `Command` is obeyed by whoever drives the generator and never stands in its stream; the
 answer is what the `yield` gives. The drivers are the worker's (`worker/generator_run.py`)
-and, where stock RQ calls the task, `drain` and `adrain` here.
+and, where stock RQ calls the task, `drain` and `adrain` here. Commands of durable tasks are
+in `steps.py`.
 """
 
 from __future__ import annotations
@@ -24,17 +25,44 @@ class Command:
 
     __slots__ = ()
 
+    def alone(self) -> Any:
+        """Do it where stock RQ runs the task; gives what the `yield` gives, or raises."""
+        raise _alone(self)
 
-class Receiver(Protocol):
-    """Whoever can bring an async generator what was sent to it."""
+    async def aalone(self) -> Any:
+        """`alone` for an async generator."""
+        return self.alone()
 
-    def receive(self, timeout_s: float | None) -> Awaitable[Any]:
-        """Wait for the next value."""
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Have it done in an async generator: `await receive()`, `await step(f)`."""
+        host = driver.get()
+        if host is None:
+            raise TaskQError(
+                f"{self!r} was awaited outside of a generator task. In an async generator that "
+                "a worker runs, the worker answers it."
+            )
+        return host.obey(self).__await__()
+
+
+class Driver(Protocol):
+    """Whoever runs an async generator, and obeys what it awaits."""
+
+    def obey(self, command: Command, /) -> Awaitable[Any]:
+        """Do what a command asks for."""
         ...
 
 
-receiver: ContextVar[Receiver | None] = ContextVar("taskq_receiver", default=None)
+driver: ContextVar[Driver | None] = ContextVar("taskq_driver", default=None)
 """Of the async generator that runs in this context."""
+
+
+def is_group(item: object) -> bool:
+    """Whether several commands are yielded at once, as a list or tuple."""
+    return (
+        isinstance(item, (list, tuple))
+        and bool(item)  # pyright: ignore[reportUnknownArgumentType]
+        and all(isinstance(one, Command) for one in item)  # pyright: ignore[reportUnknownVariableType]
+    )
 
 
 class Receive(Command):
@@ -53,15 +81,14 @@ class Receive(Command):
     def __repr__(self) -> str:
         return f"receive(timeout={self.timeout_s!r})"
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        """Wait in an async generator."""
-        host = receiver.get()
-        if host is None:
-            raise TaskQError(
-                "receive() was awaited outside of a generator task. In an async generator that "
-                "a worker runs it waits for what handle.send() brings."
-            )
-        return host.receive(self.timeout_s).__await__()
+    def alone(self) -> Any:
+        """Nothing can come there, so the time need not be waited for.
+
+        Raises:
+            TimeoutError: nothing was sent.
+            TaskQError: it has no time limit, and would wait for ever.
+        """
+        raise _alone(self) if self.timeout_s is None else self.late()
 
     def late(self) -> TimeoutError:
         """The error for a time that is over."""
@@ -125,49 +152,64 @@ def unpack_error(body: bytes) -> Exception:
     return RemoteError(name, message)
 
 
-def _alone() -> TaskQError:
+def _alone(command: Command) -> TaskQError:
     return TaskQError(
-        "receive() waits for what handle.send() brings, and stock RQ runs this task, which brings "
-        'nothing. Give receive() a timeout, or run the task with "taskq worker".'
+        f"{command!r} waits for what handle.send() brings, and stock RQ runs this task, which "
+        'brings nothing. Give receive() a timeout, or run the task with "taskq worker".'
     )
 
 
-def _answer(item: Any) -> Exception | None:
-    """What to raise for a command nobody obeys here; None for a value."""
-    if not isinstance(item, Command):
-        return None
-    if isinstance(item, Receive) and item.timeout_s is not None:
-        return item.late()  # nothing can come: the time need not be waited for
-    return _alone()
+def _obey(item: Any) -> tuple[Any, Exception | None]:
+    """What a `yield` gives, or raises, where nobody streams or sends anything."""
+    try:
+        if isinstance(item, Command):
+            return item.alone(), None
+        if is_group(item):
+            return [one.alone() for one in item], None
+    except Exception as err:  # noqa: BLE001 (raised at the yield)
+        return None, err
+    return None, None
+
+
+async def _aobey(item: Any) -> tuple[Any, Exception | None]:
+    """`_obey` for an async generator."""
+    try:
+        if isinstance(item, Command):
+            return await item.aalone(), None
+        if is_group(item):
+            return [await one.aalone() for one in item], None
+    except Exception as err:  # noqa: BLE001 (raised at the yield)
+        return None, err
+    return None, None
 
 
 def drain(generator: Generator[Any, Any, R]) -> R:
-    """Run a generator to its end and return its result; nothing is streamed or sent."""
+    """Run a generator to its end and return its result; nothing is streamed, sent or recorded."""
     try:
         item = next(generator)
         while True:
-            error = _answer(item)
-            item = next(generator) if error is None else generator.throw(error)
+            value, error = _obey(item)
+            item = generator.send(value) if error is None else generator.throw(error)
     except StopIteration as stop:
         result: R = stop.value
         return result
 
 
 class _Nobody:
-    """The receiver where nothing is ever sent."""
+    """The driver where nothing is ever sent."""
 
-    async def receive(self, timeout_s: float | None) -> Any:
-        """Raise at once."""
-        raise _answer(Receive(timeout_s)) or _alone()
+    async def obey(self, command: Command) -> Any:
+        """Do it here."""
+        return await command.aalone()
 
 
 async def adrain(generator: AsyncGenerator[Any, Any]) -> None:
     """`drain` for an async generator."""
-    receiver.set(_Nobody())
+    driver.set(_Nobody())
     try:
         item = await generator.__anext__()
         while True:
-            error = _answer(item)
-            item = await (generator.__anext__() if error is None else generator.athrow(error))
+            value, error = await _aobey(item)
+            item = await (generator.asend(value) if error is None else generator.athrow(error))
     except StopAsyncIteration:
         return

@@ -16,6 +16,8 @@
     ├── ResultTimeout (TimeoutError)           the caller stopped waiting; the job goes on
     ├── JobCanceled                            the job was canceled or stopped
     ├── RemoteError                            thrown into a generator task by its caller
+    ├── StepFailed                             a step of a durable task failed for good
+    ├── StepMismatch                           a durable task no longer does what was recorded of it
     └── JobFailed                              the job ended without a result
         └── TaskTimeout (TimeoutError)         it ran longer than its time limit
 
@@ -103,6 +105,52 @@ class RemoteError(TaskQError):
     def __str__(self) -> str:
         """Both in one line."""
         return f"{self.exc_type}: {self.message}" if self.message else self.exc_type
+
+
+class StepFailed(TaskQError):
+    """A step of a durable task failed for good: raised at its `yield`, also on replay.
+
+    Attributes:
+        step: name of the step.
+        exc_type: dotted name of the exception's class, as text: it is never imported.
+        message: text of the exception.
+        attempts: how often it was run.
+        exc_types: names of the class and of all that it inherits from.
+    """
+
+    def __init__(
+        self,
+        step: str,
+        exc_type: str = "",
+        message: str = "",
+        attempts: int = 1,
+        exc_types: tuple[str, ...] = (),
+    ) -> None:
+        """Keep the parts; the text names the step and the error."""
+        super().__init__(step, exc_type, message, attempts, exc_types)
+        self.step = step
+        self.exc_type = exc_type
+        self.message = message
+        self.attempts = attempts
+        self.exc_types = exc_types or (exc_type,)
+
+    def was(self, *kinds: type[BaseException] | str) -> bool:
+        """Whether what the step raised was one of these: classes, or dotted names of classes."""
+        names = [
+            kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+            for kind in kinds
+        ]
+        return any(name in self.exc_types for name in names)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        cause = f"{self.exc_type}: {self.message}" if self.message else self.exc_type
+        return f"Step {self.step} failed{tries}: {cause}"
+
+
+class StepMismatch(TaskQError):
+    """A durable task was run again and did not ask for the steps that were recorded."""
 
 
 class JobFailed(TaskQError):

@@ -107,6 +107,10 @@ class Keys:
         """Stream with what was sent to a generator task: its box."""
         return f"{self.own}sent:{job_id}"
 
+    def steps(self, job_id: str) -> str:
+        """Hash with the recorded steps of a durable job (see record.lua)."""
+        return f"{self.own}steps:{job_id}"
+
     def stats(self, queue: str, minute: int) -> str:
         """Counters of a queue for one minute (epoch // 60); queue "": of all together."""
         return f"{self.own}stats:{queue}:{minute}"

@@ -57,7 +57,7 @@ def _unknown(name: str) -> str:
         return f"{name!r} belongs to the decorator: it is the same for every call of a task."
     near = difflib.get_close_matches(name, _CHECKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(option for option in _CHECKS if option not in LATER)
+    known = ", ".join(_CHECKS)
     return f"there is no option {name!r}.{hint} Options: {known}."
 
 
@@ -173,11 +173,6 @@ def _target(value: Any) -> Any:
     return value
 
 
-def _later(value: Any) -> None:
-    if value is not None and value is not False:
-        raise _Refused("this version of taskq does not have this option yet.")
-
-
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": _queue,
     "timeout": _positive_or_none,
@@ -195,8 +190,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "meta": _meta,
     "on_success": _target,
     "on_failure": _target,
-    "durable": _later,
+    "durable": _flag,
 }
-
-LATER = ("durable",)
-"""Options of a coming version; their "off" values are accepted."""

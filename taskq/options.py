@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from taskq.errors import ConfigError
-from taskq.option_checks import LATER, check_option
+from taskq.option_checks import check_option
 from taskq.retry import Retry
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class CallOptions(TypedDict, total=False):
     redeliver: bool
     on_success: Callback | str | None
     on_failure: Callback | str | None
+    durable: bool
     job_id: str | None
     description: str | None
     meta: Mapping[str, Any] | None
@@ -80,6 +81,7 @@ class Options:
         redeliver: whether it runs again when its worker dies.
         on_success: task to enqueue, or URL to call, when it has finished.
         on_failure: the same for when it has failed for good.
+        durable: whether a generator task goes on after its last recorded step.
         job_id: an id of the caller's choice; None: made for each call.
         description: text for people; None: made from the call when shown.
         meta: what `job.meta` starts with.
@@ -99,6 +101,7 @@ class Options:
     redeliver: bool = True
     on_success: Callback | str | None = None
     on_failure: Callback | str | None = None
+    durable: bool = False
     job_id: str | None = None
     description: str | None = None
     meta: Mapping[str, Any] | None = None
@@ -124,8 +127,6 @@ class Options:
             checked["delay"] = None
         elif checked.get("delay") is not None:
             checked["at"] = None
-        for name in LATER:
-            checked.pop(name, None)
         merged = object.__new__(Options)
         # Not dataclasses.replace: this may happen for each call, and fifteen times
         # object.__setattr__ cost more than all the rest of it.
@@ -190,6 +191,8 @@ def _fields(options: Options, result_ttl: float) -> list[str]:
         fields += ["enqueue_at_front", "1"]
     if not options.redeliver:
         fields += ["tq_redeliver", "0"]
+    if "durable" in options.given:
+        fields += ["tq_durable", "1" if options.durable else "0"]
     return fields
 
 

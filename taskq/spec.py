@@ -104,6 +104,7 @@ class TaskSpec:
         if "stream_keep" in rest or "stream_ahead" in rest:
             self._limit_stream(rest.pop("stream_keep", None), rest.pop("stream_ahead", None))
         self.opts = DEFAULTS.merge(f"@task of {self.qualname}()", rest)
+        self.check_durable(self.opts)
         self.signature = _signature(checked)
         self._app = app
         self._taken_by: Callable[[], Any] = _nobody
@@ -207,10 +208,22 @@ class TaskSpec:
             )
         self.stream_ahead = ahead
 
+    def check_durable(self, opts: Options) -> None:
+        """Only what yields can have steps.
+
+        Raises:
+            ConfigError: it is to be durable, and is a function without a yield.
+        """
+        if opts.durable and self.mode != "generator":
+            raise ConfigError(
+                f"{self.qualname}: durable=True is for functions that yield their steps, and this "
+                "has no yield. Its job runs again after a crash anyway."
+            )
+
     def call_of_rq(self, made: Any) -> Any:
         """What stock RQ gets that has called a generator task: the result of running it all.
 
-        Nothing is streamed there, and nothing can be sent.
+        Nothing is streamed there, and nothing can be sent; steps are run and not recorded.
         """
         return adrain(made) if inspect.isasyncgen(made) else drain(made)
 

@@ -317,6 +317,8 @@ class Task(TaskSpec, Generic[P, C]):
         copy: Task[P, C] = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy.opts = self.opts.merge(f"{self.qualname}.options()", options)
+        if copy.opts.durable:
+            self.check_durable(copy.opts)
         copy._origin = self._origin or self
         return copy
 

@@ -115,11 +115,13 @@ class WorkerProcess:
 
     Attributes:
         process: the supervisor.
+        env: its environment.
         log_path: file with all that it and its children wrote.
     """
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log_path: Path) -> None:
         self.arguments = list(arguments)
+        self.env = dict(env)
         self.log_path = log_path
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -127,7 +129,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(env),
+                env=self.env,
                 cwd=ROOT,
                 start_new_session=True,
             )

@@ -48,6 +48,7 @@ class Claim:
         begun_mono: the same on the monotonic clock.
         tells: somebody may be told of its end (`on_success`, `on_failure`).
         counted: its begin is in the statistics, before its end is.
+        durable: its steps are recorded.
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         ready: the result as it stands in Redis, where a job process wrote it.
         why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
@@ -70,6 +71,7 @@ class Claim:
     counted = False
     pickled = False
     tells = False
+    durable = False
     spec: Any = None  # its task, where it is one of the app
     outcome: tuple[Any, BaseException | None] = (None, None)
     ready = b""
@@ -109,8 +111,9 @@ class Claim:
         """What `current_job()` gives; made when it is asked for."""
         made = self._context
         if made is None:
+            job_id = self.fields.get(b"tq_step_of", b"").decode() or self.id
             made = self._context = JobContext(
-                self.id, self.name, self.queue, self.attempt, self.fields.get(b"enqueued_at"),
+                job_id, self.name, self.queue, self.attempt, self.fields.get(b"enqueued_at"),
                 self.meta, self.report, self.fields.get(b"tq_for"),
             )  # fmt: skip
         return made

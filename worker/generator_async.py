@@ -6,9 +6,11 @@ The async runner holds it to its time limit and cancels it as any coroutine.
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from taskq.commands import Receive, receiver
+from taskq.commands import Command, Receive, driver
+from taskq.errors import TaskQError
 
 if TYPE_CHECKING:
     from taskq.worker.generator_run import Run
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AsyncDriver:
-    """Drives one async generator, and brings it what `await receive()` asks for."""
+    """Drives one async generator, and obeys what it awaits: `receive()`, a step."""
 
     def __init__(self, run: Run, yields: Yields, mail: Mail, make: Any) -> None:
         """Nothing runs yet.
@@ -38,16 +40,25 @@ class AsyncDriver:
         """Run it to its end; what it yielded is in Redis then."""
         run = self._state
         run.host = self
-        receiver.set(self)
-        self._mail.add(run)
+        driver.set(self)
+        if run.journal is None:
+            self._mail.add(run)
         error: BaseException | None = None
         try:
+            if run.journal is not None and run.steps is not None:
+                run.context = copy_context()  # that of its steps
+                await run.steps.records.load(run)
             await self._drive(self._make(*args, **kwargs))
+            if run.journal is not None and (wrong := run.journal.check_end()) is not None:
+                raise wrong
         except BaseException as err:
             error = err
             raise
         finally:
             self._mail.remove(run)
+            if run.steps is not None:
+                run.is_over = True
+                run.steps.abort(run, strike=run.claim.why != "cancel")
             claim = run.claim
             if claim.why == "shutdown" or run.lost:
                 self._yields.forget(run)
@@ -85,15 +96,22 @@ class AsyncDriver:
         finally:
             await generator.aclose()
 
-    async def receive(self, timeout_s: float | None) -> Any:
-        """Wait for the next value: what `await receive` asks for.
+    async def obey(self, command: Command) -> Any:
+        """Do what the generator awaits.
 
         Raises:
-            TimeoutError: nothing was sent in that time.
+            TimeoutError: a `receive` brought nothing in its time.
+            StepFailed: a step failed for good.
+            TaskQError: the generator awaits another one at the same time.
         """
         run = self._state
-        run.begin_command(Receive(timeout_s))
-        await self._until_it_may(timeout_s)
+        if run.is_asking:
+            raise TaskQError(
+                f"{command!r} was awaited while another one is: they have to come one after the "
+                "other. Several steps at once: yield [step(...), step(...)]."
+            )
+        run.begin_command(command)
+        await self._until_it_may(command.timeout_s if isinstance(command, Receive) else None)
         if run.doom is not None:
             raise run.doom
         value, error = run.next_sent()

@@ -2,7 +2,8 @@
 
 `advance` runs it up to its next `yield`. A value that is yielded is put `out` for its stream;
 a `Command` is obeyed: `begin_command` says what to wait for, `answer` ends the wait. A run that
-cannot go on is parked by whoever gives it turns, and looked at again with `nudge`.
+cannot go on is parked by whoever gives it turns, and looked at again with `nudge`. A durable
+one has a `journal`, and `steps` that do what is not recorded yet.
 
 Used by one cooperative thread (`generator_turns`) and, for async generators, by the event
 loop (`generator_async`); `out`, `mail` and the marks beside them are filled on one side and
@@ -17,14 +18,16 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from taskq import context
-from taskq.commands import Command, Receive
-from taskq.worker.outcome import Interrupted
+from taskq.commands import Command, Receive, is_group
+from taskq.errors import PayloadError, StepMismatch, TaskQError
+from taskq.worker.outcome import Asleep, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from taskq.tasks import Task
     from taskq.worker.claim import Claim
+    from taskq.worker.journal import Journal
 
 AHEAD = 500
 """Values that a generator may have yielded and Redis not yet confirmed."""
@@ -51,12 +54,15 @@ class Run:
         doom: why it is to be closed at its next turn, or None.
         is_over: its job has been settled without it: to be closed, nothing else.
         is_parked: it waits, and only `nudge` brings it back.
+        journal: what is recorded of it, where it is durable; else None.
+        steps: does what a durable one asks for.
     """
 
     __slots__ = (
         "_answer",
         "_command",
         "_due",
+        "_streamed",
         "ahead_bytes",
         "bytes_confirmed",
         "bytes_out",
@@ -73,6 +79,7 @@ class Run:
         "is_dirty",
         "is_over",
         "is_parked",
+        "journal",
         "keep",
         "lost",
         "mail",
@@ -83,6 +90,7 @@ class Run:
         "read",
         "rebuild",
         "sent",
+        "steps",
         "ttl",
     )  # fmt: skip
 
@@ -118,6 +126,9 @@ class Run:
         self._answer: tuple[Any, BaseException | None] | None = None
         self._command: Command | None = None
         self._due = 0.0
+        self.journal: Journal | None = None
+        self.steps: Any = None  # a `Steps`
+        self._streamed = 0
 
     # -- one step ------------------------------------------------------------------------
 
@@ -146,6 +157,11 @@ class Run:
             return answer
         return self.mail.popleft() if self.mail else _NOTHING
 
+    def go_on_streaming(self, generation: bytes, number: int) -> None:
+        """An earlier execution has streamed so many values: they are not streamed again."""
+        self.generation = generation
+        self._streamed = self.number = self.sent = self.confirmed = number
+
     def put(self, item: Any) -> bool:
         """Take what was yielded: a value for the stream, or a command.
 
@@ -154,6 +170,12 @@ class Run:
         """
         if isinstance(item, Command):
             self.begin_command(item)
+            return False
+        if type(item) in _LISTS and is_group(item):
+            self.begin_command(item)
+            return False
+        if self._streamed:
+            self._streamed -= 1
             return False
         try:
             raw = self.dump(self, item)
@@ -167,14 +189,44 @@ class Run:
 
     # -- waiting -------------------------------------------------------------------------
 
-    def begin_command(self, command: Command) -> None:
+    def begin_command(self, command: Command | list[Command]) -> None:
         """Wait for what the command asks for; whoever obeys it calls `answer`."""
-        self._command = command
-        if isinstance(command, Receive):
+        if self.journal is not None:
+            self._begin_steps(command)
+        elif isinstance(command, Receive):
+            self._command = command
             if command.timeout_s is not None:
                 self._due = time.monotonic() + command.timeout_s
         else:
-            self.answer(None, TypeError(f"{command!r} cannot be yielded here"))
+            self.answer(None, TaskQError(
+                f"{command!r} was yielded by {self.claim.name}, whose steps are not recorded. "
+                "Write @queue.task(durable=True)."
+            ))  # fmt: skip
+
+    def _begin_steps(self, command: Command | list[Command]) -> None:
+        """What is recorded is answered at once; the rest is for `steps`, on the loop."""
+        journal, steps = self.journal, self.steps
+        assert journal is not None
+        assert steps is not None
+        if isinstance(command, Receive):
+            self.answer(None, TaskQError(
+                f"{self.claim.name} is durable and yielded {command!r}: what is sent to a job is "
+                "no part of its records, and would be missing after a crash. Wait in a step, or "
+                "for a time with sleep()."
+            ))  # fmt: skip
+            return
+        try:
+            pending = journal.next(command, steps.now())
+        except (StepMismatch, PayloadError) as err:
+            self.condemn(err)
+        except Exception as err:  # noqa: BLE001 (no step, or a value that no longer fits its model)
+            self.answer(None, err.with_traceback(None))
+        else:
+            if pending.is_done:
+                self.answer(*pending.result())
+            else:
+                self._command = _STEPS
+                steps.wake(lambda: steps.begin(self, pending))
 
     def answer(self, value: Any, error: BaseException | None = None) -> None:
         """End a command: its `yield` gives the value, or raises. From any thread; then `nudge`."""
@@ -197,6 +249,11 @@ class Run:
             self.nudge()
 
     @property
+    def is_asking(self) -> bool:
+        """Whether a command of it has not been answered."""
+        return self._command is not None or self._answer is not None
+
+    @property
     def timed(self) -> bool:
         """Whether a `receive` with a time limit is under way."""
         return self._due > 0
@@ -206,7 +263,7 @@ class Run:
         if self.doom is not None or self._answer is not None or self.is_over:
             return True
         if self._command is not None:
-            if not self.mail:
+            if not self.mail or self._command is _STEPS:
                 return False
             self._command, self._due = None, 0.0
             return True
@@ -238,8 +295,13 @@ class Run:
         """Whether the end with this error may only be that of an execution."""
         if error is None or (isinstance(error, Interrupted) and str(error) == "cancel"):
             return False
+        if isinstance(error, Asleep):
+            return True
         fields = self.claim.fields
         return fields.get(b"retries_left", b"0") > b"0" or type(error).__name__ == "RetryLater"
 
 
 _NOTHING: tuple[Any, None] = (None, None)
+_STEPS = Command()
+"""Stands for what `steps` does."""
+_LISTS = frozenset((list, tuple))

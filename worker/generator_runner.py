@@ -6,6 +6,7 @@ end can read the rest.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taskq.worker.generator_async import AsyncDriver
 from taskq.worker.generator_run import Run
 from taskq.worker.generator_turns import Turns
+from taskq.worker.journal import Journal
 from taskq.worker.mail import Mail
 from taskq.worker.outcome import Interrupted, TimeLimit, overran
 from taskq.worker.yields import Yields
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from taskq.broker.alink import AsyncLink
     from taskq.worker.async_runner import AsyncRunner
     from taskq.worker.claim import Claim
+    from taskq.worker.steps import Steps
 
 log = logging.getLogger("taskq.worker")
 
@@ -43,7 +46,7 @@ class GeneratorRunner:
         slots: int,
         begin: Callable[[Claim], None],
         done: Callable[[Claim, Any, BaseException | None], None],
-        wake: Callable[[Callable[[], None]], None],
+        steps: Steps,
         coroutines: AsyncRunner,
         app: TaskQ,
         link: AsyncLink,
@@ -54,7 +57,7 @@ class GeneratorRunner:
             slots: `def` generators at the same time.
             begin: called in the thread just before a job's code.
             done: called on the event loop with (claim, value, error).
-            wake: runs a function on the event loop, from any thread.
+            steps: runs what durable tasks yield.
             coroutines: runs async generators.
             app: its codec writes what is yielded and reads what is sent.
             link: a connection of its own.
@@ -67,8 +70,10 @@ class GeneratorRunner:
         self._done = done
         self._coroutines = coroutines
         self._codec = app.codec
-        self._yields = Yields(app.broker, link, wake)
-        self._turns = Turns(begin, self._yields, self._ended, wake)
+        self._steps = steps
+        self._loading: dict[Run, asyncio.Task[None]] = {}
+        self._yields = Yields(app.broker, link, steps.wake)
+        self._turns = Turns(begin, self._yields, self._ended, steps.wake)
         self._ahead_bytes = _AHEAD_BYTES // max(slots, 1)
         self._held: tuple[Run, int, float] | None = None
 
@@ -87,7 +92,7 @@ class GeneratorRunner:
     def hand_on(self, claim: Claim) -> None:
         """Make an async generator a job of the async runner. Before it is submitted."""
         if inspect.isasyncgenfunction(claim.fn):
-            run = Run(claim, self._ahead_bytes, self._dump)
+            run = self._new_run(claim)
             claim.fn = AsyncDriver(run, self._yields, self.mail, claim.fn)
             claim.mode = "asyncio"
 
@@ -100,8 +105,29 @@ class GeneratorRunner:
 
     def _start(self, claim: Claim) -> None:
         self.running[claim.id] = claim
-        run = self._runs[claim.id] = Run(claim, self._ahead_bytes, self._dump)
+        run = self._runs[claim.id] = self._new_run(claim)
+        if run.journal is not None:
+            self._loading[run] = asyncio.get_running_loop().create_task(self._load(run))
+            return
         self.mail.add(run)
+        self._turns.add(run)
+
+    def _new_run(self, claim: Claim) -> Run:
+        run = Run(claim, self._ahead_bytes, self._dump)
+        if is_durable(claim):
+            claim.durable = True
+            run.journal, run.steps = Journal(claim, self._codec), self._steps
+        return run
+
+    async def _load(self, run: Run) -> None:
+        """A durable job begins when its records are here."""
+        try:
+            await self._steps.records.load(run)
+        except Exception as err:  # noqa: BLE001 (whatever stands in Redis, the job ends with a reason)
+            self._loading.pop(run, None)
+            self._conclude(run, None, err)
+            return
+        self._loading.pop(run, None)
         self._turns.add(run)
 
     def take_back(self, claim: Claim) -> bool:
@@ -109,7 +135,12 @@ class GeneratorRunner:
         if self.waiting.pop(claim.id, None) is not None:
             return True
         run = self._runs.get(claim.id)
-        if run is None or run.claim is not claim or not self._turns.take_back(run):
+        if run is None or run.claim is not claim:
+            return False
+        loading = self._loading.pop(run, None)
+        if loading is not None:
+            loading.cancel()
+        elif not self._turns.take_back(run):
             return False
         self._forget(run)
         return True
@@ -126,7 +157,11 @@ class GeneratorRunner:
             return
         run.is_over = True
         self.mail.remove(run)
-        is_cut = isinstance(error, Interrupted) and str(error) != "cancel"
+        if run.journal is not None:
+            self._steps.abort(run, strike=not _is_canceled(error))
+            if error is None:
+                error = run.journal.check_end()
+        is_cut = isinstance(error, Interrupted) and str(error) not in ("cancel", "asleep")
         if is_cut or run.lost:
             self._conclude(run, value, error)
         else:
@@ -175,6 +210,7 @@ class GeneratorRunner:
         if self._turns.abandon(run):
             text = "and could not be stopped: its thread was abandoned"
         claim = run.claim
+        self._steps.abort(run, strike=True)
         log.error("%s (job %s) is over its time limit of %g s %s (%d threads stuck in this worker)",
                   claim.name, claim.id, claim.deadline, text, self.stuck)  # fmt: skip
         limit = TimeLimit(f"{overran(claim, None)} {text}")
@@ -209,7 +245,11 @@ class GeneratorRunner:
         run = self._runs.get(claim.id)
         if run is None or run.claim is not claim:
             return
-        if not run.is_over:
+        loading = self._loading.pop(run, None)
+        if loading is not None:  # its code has not begun
+            loading.cancel()
+            self._conclude(run, None, Interrupted(why))
+        elif not run.is_over:
             run.condemn(Interrupted(why))
         elif why == "shutdown":  # it has ended, and Redis is away: it runs again
             self._conclude(run, None, Interrupted(why))
@@ -220,6 +260,18 @@ class GeneratorRunner:
         left = list(self.running.values())
         for run in self._runs.values():
             run.is_over = True
+        for loading in self._loading.values():
+            loading.cancel()
         self.running.clear()
         self._runs.clear()
         return left
+
+
+def is_durable(claim: Claim) -> bool:
+    """Whether steps are recorded: as its record says, else as the task does."""
+    said = claim.fields.get(b"tq_durable")
+    return said == b"1" if said is not None else bool(claim.spec and claim.spec.opts.durable)
+
+
+def _is_canceled(error: BaseException | None) -> bool:
+    return isinstance(error, Interrupted) and str(error) == "cancel"

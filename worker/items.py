@@ -18,7 +18,7 @@ class Item(NamedTuple):
 
     Attributes:
         kind: f finished, x failed, r retry, g give back, d its process died, u unknown task,
-            c canceled.
+            c canceled, s sleeps.
         unique: the unique lock to let go, or "".
         option: f: ttl in s, after "m" to leave a done-marker; x: ttl in s; else "".
         rest: what the script wants after the job's id.
@@ -62,6 +62,11 @@ def canceled(unique: str) -> Item:
     return Item("c", unique, "", ())
 
 
+def asleep(due: float, place: str) -> Item:
+    """A durable job has come to a timer; `due` is in seconds since 1970, `place` its own."""
+    return Item("s", "", "", (f"{due:.6f}", place))
+
+
 _ENDS = ("f", "x")
 GIVEN_BACK = Item("g", "", "", ())
 """To the head of its queue."""
@@ -74,6 +79,8 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
     groups: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
     for position, (claim, item) in enumerate(batch):
         option = "n" + item.option if claim.tells and item.kind in _ENDS else item.option
+        if claim.durable and item.kind == "f":
+            option = "d" + option
         key = (item.kind, claim.position, claim.exec_id, item.unique, option)
         group = groups.get(key)
         if group is None:

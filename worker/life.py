@@ -15,6 +15,7 @@ from taskq.errors import PayloadError, UnknownTask
 from taskq.worker import items
 from taskq.worker.outcome import (
     UNKNOWN_TRIES,
+    Asleep,
     Crashed,
     Interrupted,
     NotHere,
@@ -143,6 +144,8 @@ class Life:
             self.unknown(claim, UnknownTask(str(error)))
         elif isinstance(error, Crashed):
             self._crashed(claim, error, seconds)
+        elif isinstance(error, Asleep):
+            self._settler.add(claim, items.asleep(error.due, error.place))
         else:
             self._settler.add(claim, _interrupted_item(claim, error))
 

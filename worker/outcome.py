@@ -17,7 +17,7 @@ import zlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from taskq.errors import TaskQError, TaskTimeout
+from taskq.errors import StepFailed, StepMismatch, TaskQError, TaskTimeout
 from taskq.exc_names import class_names
 from taskq.retry import Retry, RetryLater
 from taskq.worker import items
@@ -85,6 +85,21 @@ class Crashed(Interrupted):
         """`how` is a sentence: how it died."""
         super().__init__(how)
         self.trace = trace
+
+
+class Asleep(Interrupted):
+    """A durable job has nothing to wait for but time.
+
+    Attributes:
+        due: when it goes on, in seconds since 1970.
+        place: of the timer among its steps.
+    """
+
+    def __init__(self, due: float, place: str) -> None:
+        """Keep both."""
+        super().__init__("asleep")
+        self.due = due
+        self.place = place
 
 
 class NotHere(Interrupted):
@@ -164,7 +179,7 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
     if isinstance(err, RetryLater):
         return items.retried(err.seconds)
     left = int(_safe_number(claim, b"retries_left"))
-    if left > 0:
+    if left > 0 and not isinstance(err, StepMismatch):  # that takes other code
         policy = _policy(claim)
         if policy is None or policy.matches(names_of(err)):
             delay = _interval(claim, left)
@@ -186,7 +201,8 @@ def names_of(err: BaseException) -> list[str]:
     """Dotted names of what a policy may match."""
     if isinstance(err, Reported):
         return err.names
-    return class_names(TaskTimeout if isinstance(err, TimeLimit) else type(err))
+    names = class_names(TaskTimeout if isinstance(err, TimeLimit) else type(err))
+    return [*names, *err.exc_types] if isinstance(err, StepFailed) else names
 
 
 def _safe_number(claim: Claim, name: bytes) -> float:
@@ -240,7 +256,7 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
         kind = f"{type(err).__module__}.{type(err).__qualname__}"
         if isinstance(err, Interrupted):
             kind = "taskq.errors.JobFailed"
-        message = _text(err)
+        message = message_of(err)
         try:
             lines = (
                 [getattr(err, "trace", "")]
@@ -262,7 +278,8 @@ def shortened(text: str) -> bytes:
     return data
 
 
-def _text(err: BaseException) -> str:
+def message_of(err: BaseException) -> str:
+    """The text of an exception, however hostile, and not all of it where it is long."""
     try:
         text = str(err)
     except Exception as broken:  # noqa: BLE001 (user code: whatever it raises)

@@ -238,7 +238,7 @@ class JobProcess:
         body = json.dumps([done, total, str(note)[:200]], default=float).encode()
         with self._lock:
             claim = self._claim
-            if claim is None or claim.id != job_id:
+            if claim is None or claim.context.id != job_id:
                 return  # a thread that the job left behind
             self._progress_body = body
             wait_s = self._told + PROGRESS_S - time.monotonic()

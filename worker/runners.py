@@ -11,6 +11,7 @@ from taskq.worker.generator_runner import GeneratorRunner
 from taskq.worker.outcome import cut_short_item
 from taskq.worker.process_runner import ProcessRunner
 from taskq.worker.settings import LOOKAHEAD_S
+from taskq.worker.steps import Steps
 from taskq.worker.thread_runner import ThreadRunner
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Runners:
         coroutines: runs `async def` tasks, async generators too.
         generators: runs generator tasks.
         processes: runs `process` tasks.
+        steps: runs the steps of durable tasks, in slots of their own.
         by_mode: all of them.
         came: when the last job of each mode was reserved (monotonic).
     """
@@ -69,8 +71,9 @@ class Runners:
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
+        self.steps = Steps(settings, app, link, wake)
         self.generators = GeneratorRunner(
-            settings.concurrency, begin, done, wake, self.coroutines, app, link
+            settings.concurrency, begin, done, self.steps, self.coroutines, app, link
         )
         self.processes = ProcessRunner(settings, begin, done)
         self.by_mode: dict[str, Runner] = {
@@ -101,7 +104,8 @@ class Runners:
     @property
     def stuck(self) -> int:
         """Threads and coroutines that were abandoned and have not ended: they hold memory."""
-        return self.threads.stuck + self.coroutines.stuck + self.generators.stuck
+        stuck = self.threads.stuck + self.coroutines.stuck + self.generators.stuck
+        return stuck + self.steps.stuck
 
     @property
     def closing(self) -> bool:
@@ -125,6 +129,7 @@ class Runners:
         """Hold jobs to their limits, return what waits too long. Called every 25 or 50 ms."""
         for runner in self._all:
             runner.check_limits(now)
+        self.steps.check_limits(now)
         for runner in self._all:
             if runner.waiting:
                 self._spread(runner, now)
@@ -166,6 +171,7 @@ class Runners:
         for runner in self._all:
             for claim in runner.abandon():
                 self._settler.add(claim, cut_short_item(claim))
+        self.steps.abandon()
 
     def cancel(self, job_id: str) -> None:
         """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""

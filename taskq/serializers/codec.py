@@ -38,6 +38,7 @@ _VALUE_PURPOSES = {
     "meta": envelope.META,
     "yield": envelope.YIELD,
     "send": envelope.SEND,
+    "step": envelope.STEP,
 }
 
 
@@ -172,12 +173,12 @@ class Codec:
         return self._seal.close(opened.body, envelope.CALL, to, queue)
 
     def dump_value(self, value: Any, *, job_id: str, kind: str, name: str = "") -> bytes:
-        """Write a result or a meta dict, or a value that a generator yields or is sent.
+        """Write a result or a meta dict, a value that a generator yields or is sent, a step.
 
         Args:
             value: what to write.
             job_id: bound by the signature.
-            kind: "result", "meta", "yield" or "send".
+            kind: "result", "meta", "yield", "send" or "step".
             name: the task's name, for messages.
 
         Raises:

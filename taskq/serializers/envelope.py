@@ -30,11 +30,13 @@ FIRST_BYTE = 1
 CALL, RESULT, META = b"c", b"r", b"m"
 YIELD, SEND = b"y", b"s"
 """What a generator task yields, and what is sent to it."""
+STEP = b"p"
+"""The record of a durable task's step."""
 UNBOUND_CALL, UNBOUND_VALUE = b"C", b"V"
 """Made by a stock RQ with our serializer, which knows neither job nor queue."""
 
 _HEAD_BYTES = 1 + 4 + 32
-_PURPOSES = frozenset((CALL, RESULT, META, YIELD, SEND, UNBOUND_CALL, UNBOUND_VALUE))
+_PURPOSES = frozenset((CALL, RESULT, META, YIELD, SEND, STEP, UNBOUND_CALL, UNBOUND_VALUE))
 
 
 class Opened(NamedTuple):

@@ -63,7 +63,7 @@ def _argument(path: tuple[Any, ...], names: Sequence[str] | None) -> str:
 
 
 def _value(kind: str, name: str) -> str:
-    what = {"yield": "yielded value", "send": "sent value"}.get(kind, kind)
+    what = {"yield": "yielded value", "send": "sent value", "step": "step's result"}.get(kind, kind)
     return f"{_short(name)}(): the {what}" if name else f"The {what}"
 
 
@@ -73,7 +73,7 @@ def _short(name: str) -> str:
 
 
 def _verb(kind: str) -> str:
-    return {"result": "Return", "yield": "Yield", "send": "Send"}.get(kind, "Use")
+    return {"result": "Return", "yield": "Yield", "send": "Send", "step": "Return"}.get(kind, "Use")
 
 
 def _size(size: int | None, max_bytes: int) -> str:

@@ -167,6 +167,7 @@ class LoopSide:
         """Nothing runs yet."""
         self._life = life
         self._runners = make_runners(self._done)
+        self._runners.steps.in_threads = True
         self.mail = self._runners.generators.mail
         self._ends: dict[str, asyncio.Future[BaseException | None]] = {}
         self._ticking: asyncio.Task[None] | None = None

@@ -33,7 +33,7 @@ INNER_FIRST = """
     signature annotations definition endings targets option_checks options unique registry
     notify spec
     patience questions verdict pending progress callbacks future stream inbox waiting batch handle
-    calls tasks schedules webhooks app finder
+    calls tasks steps schedules webhooks app finder
     inspector operations
     embedded testing demo
     cli
@@ -70,10 +70,10 @@ EXPORTED = """
     Cron Every Schedule ScheduleNotFound
     Ending verify_webhook
     JobContext current_job
-    Handle StreamHandle receive Batch wait as_completed gather
+    Handle StreamHandle receive step sleep sleep_until Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
     NotSerializable PayloadTooLarge PayloadError DuplicateJob JobNotFound ResultExpired
-    ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError
+    ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError StepFailed StepMismatch
 """.split()
 """What `from taskq import *` gives; a change here is a change of the interface."""
 

@@ -41,7 +41,9 @@ def test_defaults_write_nothing():
         ({"redeliver": False}, {"tq_redeliver": "0"}),
         ({"retry": 3}, {"retries_left": "3"}),
         ({"retry": 0}, {}),
-        ({"on_success": None, "on_failure": None, "durable": False}, {}),
+        ({"on_success": None, "on_failure": None}, {}),
+        ({"durable": True}, {"tq_durable": "1"}),
+        ({"durable": False}, {"tq_durable": "0"}),
     ],
 )
 def test_only_what_differs_from_rq_is_written(options, expected):
@@ -133,7 +135,7 @@ def test_delay_and_at():
         ({"meta": [1]}, "must be a dict whose keys are texts"),
         ({"meta": {1: 2}}, "must be a dict whose keys are texts"),
         ({"on_success": print}, "must be a task"),
-        ({"durable": True}, "does not have this option yet"),
+        ({"durable": 1}, "must be True or False"),
     ],
 )
 def test_wrong_values_are_refused_with_what_is_allowed(options, message):

@@ -42,6 +42,7 @@ end
 redis.pcall('HSET', key, 'status', 'canceled')
 if iso ~= '' then redis.pcall('HSET', key, 'ended_at', iso) end
 redis.pcall('EXPIRE', key, 86400)
+forget_steps(id)
 redis.pcall('ZADD', registry('canceled', queue), whole(NOW), id)
 unlock(id, f[3])
 count(queue, 'canceled', 1)

@@ -65,7 +65,7 @@ while i <= last do
   if free then
     local key = P .. ':job:' .. id
     if replace[i] then
-      redis.call('DEL', key, P .. ':results:' .. id, OWN .. 'stream:' .. id, OWN .. 'sent:' .. id)
+      redis.call('DEL', key, P .. ':results:' .. id, OWN .. 'stream:' .. id, OWN .. 'sent:' .. id, OWN .. 'steps:' .. id)
       redis.pcall('ZREM', P .. ':finished:' .. queue, id)
       redis.pcall('ZREM', P .. ':failed:' .. queue, id)
       redis.pcall('ZREM', P .. ':canceled:' .. queue, id)

@@ -90,8 +90,9 @@ end
 -- exc is the zlib + base64 text that RQ expects, or '' ; error is our JSON.
 local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   local key = jobkey(id)
+  local steps = OWN .. 'steps:' .. id      -- of a durable job: they last as long as it does, for who runs it again
   if ttl == 0 then
-    redis.pcall('DEL', key, P .. ':results:' .. id, key .. ':dependents', P .. ':job::' .. id .. ':dependencies')
+    redis.pcall('DEL', key, P .. ':results:' .. id, key .. ':dependents', P .. ':job::' .. id .. ':dependencies', steps)
     mark_done(id, err)
     return
   end
@@ -106,6 +107,7 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   end
   if redis.pcall('HEXISTS', key, 'origin') == 0 then redis.pcall('HSET', key, 'origin', queue) end
   if ttl > 0 then redis.pcall('EXPIRE', key, ttl) else redis.pcall('PERSIST', key) end
+  if ttl > 0 then redis.pcall('EXPIRE', steps, ttl) else redis.pcall('PERSIST', steps) end
   redis.pcall('ZADD', registry('failed', queue), ttl > 0 and whole(NOW + ttl) or '-1', id)
   if exec and exec ~= '' then
     result(id, ttl, 'type', '2', 'worker_name', worker, 'exc_string', exc, 'tq_error', err,
@@ -113,6 +115,26 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
   else
     result(id, ttl, 'type', '2', 'worker_name', worker or '', 'exc_string', exc, 'tq_error', err)
   end
+end
+
+-- A durable job runs again after a failure: the steps that failed last run again, all others stay recorded (see record.lua).
+local function reopen(id)
+  local key = OWN .. 'steps:' .. id
+  local open = redis.pcall('HGET', key, 'x')
+  if type(open) ~= 'string' then return end
+  for place in string.gmatch(open, '[^,]+') do
+    local bytes = redis.pcall('HSTRLEN', key, place) + redis.pcall('HSTRLEN', key, place .. 'h')
+    if redis.pcall('HDEL', key, place, place .. 'h') == 2 then
+      redis.pcall('HINCRBY', key, 'b', -bytes)
+      redis.pcall('HINCRBY', key, 'n', -1)
+      redis.pcall('HINCRBY', jobkey(id), 'tq_steps', -1)
+    end
+  end
+  redis.pcall('HDEL', key, 'x')
+end
+
+local function forget_steps(id)
+  if redis.pcall('DEL', OWN .. 'steps:' .. id) == 1 then redis.pcall('HDEL', jobkey(id), 'tq_steps', 'tq_timer') end
 end
 
 local tell  -- below

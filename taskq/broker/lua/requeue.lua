@@ -2,6 +2,7 @@
 -- Run ended jobs once more (failed, canceled, stopped): back into their queue with a clean slate and all their retries.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 now, ISO   2 '1' to the front   then job ids (at most 1,000)
+-- A durable job goes on after its recorded steps; those that failed last run again.
 -- RETURN for each id: 1 queued, 0 not in a state to be run again, -1 no such job;
 --        error reply when the key of a queue is no list: nothing was changed
 -- O(1) a job.
@@ -44,6 +45,8 @@ for n = 3, #ARGV do
     redis.pcall('HSET', key, 'status', 'queued', 'enqueued_at', iso)
     if retries then redis.pcall('HSET', key, 'retries_left', retries) end
     redis.pcall('PERSIST', key)
+    reopen(id)
+    redis.pcall('EXPIRE', OWN .. 'steps:' .. id, 7776000)  -- 90 days, as while it goes on
     redis.pcall(push, listkey(queue), id)
     redis.pcall('SADD', P .. ':queues', listkey(queue))
     count(queue, 'enqueued', 1)

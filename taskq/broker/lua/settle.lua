@@ -5,7 +5,7 @@
 --        6 number of queues Q, then Q names
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
---          (before the option of f and x, 'n': they have callbacks, see notify.py)
+--          (before the option of f and x, 'n': they have callbacks, see notify.py; before that of f, 'd': they are durable)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
@@ -13,10 +13,11 @@
 --          d died          job: id; as g, after the process died that ran it: counted in tq_crashes
 --          u unknown task  job: id, delay s: scheduled, and counted in tq_unknown
 --          c canceled      job: id
+--          s sleeps        job: id, due (epoch), place of the timer among its steps
 -- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents)
 -- O(1) a job. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
-local width = { f = 4, x = 5, r = 4, g = 1, d = 1, u = 2, c = 1 }
+local width = { f = 4, x = 5, r = 4, g = 1, d = 1, u = 2, c = 1, s = 3 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
 local call = redis.pcall
 
@@ -27,7 +28,11 @@ at = at + ARGV[at] + 1
 local stats = at
 at = at + ARGV[at] * 3 + 1
 
-local function finish(queue, exec, unique, ttl, marker, id, a, scored)
+local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored)
+  if durable then
+    local steps = OWN .. 'steps:' .. id
+    if ttl == 0 then call('DEL', steps) elseif ttl > 0 then call(EXPIRE, steps, ttl) else call('PERSIST', steps) end
+  end
   if ttl == 0 then
     call('DEL', jobkey(id), P .. ':results:' .. id)
     if marker then mark_done(id) end
@@ -51,7 +56,10 @@ end
 local function again(queue, kind, id, a)
   local key = jobkey(id)
   local delay, front, left = ARGV[a + 1], '', ''
-  if kind == 'r' then front, left = ARGV[a + 2], ARGV[a + 3] end
+  if kind == 'r' then
+    front, left = ARGV[a + 2], ARGV[a + 3]
+    reopen(id)
+  end
   call('HINCRBY', key, kind == 'r' and 'tq_attempts' or 'tq_unknown', 1)
   if left ~= '' then
     call('HSETNX', key, 'tq_retries', tonumber(left) + 1)  -- how many there were: requeue gives them back
@@ -76,8 +84,22 @@ local function cancel(queue, unique, id)
   call(HSET, key, 'status', 'canceled', 'ended_at', iso)
   call('ZADD', registry('canceled', queue), whole(NOW), id)
   call(EXPIRE, key, 86400)
+  forget_steps(id)
   unlock(id, unique)
   count(queue, 'canceled', 1)
+end
+
+-- Its timer is recorded: the job comes back when it is due, and holds nothing until then.
+local function put_away(queue, unique, id, a)
+  local key = jobkey(id)
+  if call('HGET', key, 'tq_cancel') == '1' then return cancel(queue, unique, id) end
+  call(HSET, key, 'status', 'scheduled', 'tq_timer', ARGV[a + 2])
+  if type(call('ZADD', registry('scheduled', queue), micros(tonumber(ARGV[a + 1])), id)) == 'number' then
+    call('PUBLISH', OWN .. 'wake', queue)
+  else
+    call(HSET, key, 'status', 'queued')
+    requeue('RPUSH', queue, id, iso)
+  end
 end
 
 begin_writing()
@@ -94,8 +116,10 @@ while at <= #ARGV do
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
-  local marker, ttl, tells = false, 0, false
+  local marker, ttl, tells, durable = false, 0, false, false
   if ends then
+    durable = string.sub(option, 1, 1) == 'd'
+    if durable then option = string.sub(option, 2) end
     tells = string.sub(option, 1, 1) == 'n'
     if tells then option = string.sub(option, 2) end
     marker = string.sub(option, 1, 1) == 'm'
@@ -117,7 +141,7 @@ while at <= #ARGV do
         else tell(id, 'failure', iso, ARGV[a + 3], ARGV[a + 4]) end
       end
       if kind == 'f' then
-        finish(queue, exec, unique, ttl, marker, id, a, scored)
+        finish(queue, exec, unique, ttl, marker, durable, id, a, scored)
       elseif kind == 'x' then
         fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
@@ -127,6 +151,8 @@ while at <= #ARGV do
         requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then
         cancel(queue, unique, id)
+      elseif kind == 's' then
+        put_away(queue, unique, id, a)
       else
         again(queue, kind, id, a)
       end
