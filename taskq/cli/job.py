@@ -11,7 +11,7 @@ import click
 from taskq.cli.connect import open_inspector
 from taskq.cli.follow import follow, progress_data, progress_text
 from taskq.cli.options import command, json_option, redis_option, setting
-from taskq.cli.output import ago, facts, paint, print_json, say, size
+from taskq.cli.output import Column, ago, facts, paint, print_json, say, size, table
 from taskq.cli.query import COLORS, iso, row_data, took
 from taskq.cli.values import call_text, data, value_text
 from taskq.errors import JobNotFound
@@ -19,9 +19,12 @@ from taskq.states import Status
 from taskq.terminal import safe, safe_line
 
 if TYPE_CHECKING:
-    from taskq.inspector import JobRow, JobStory, ResultEntry
+    from taskq.inspector import JobRow, JobStory, ResultEntry, StepRow
 
-_HELP = """Show everything about one job: call, times, result or traceback, earlier executions.
+_VALUE_CHARS = 60
+"""Of a step's value; `--json` gives all of it."""
+
+_HELP = """Show everything about one job: call, times, steps, result or traceback, earlier runs.
 
 \b
 Examples:
@@ -77,11 +80,26 @@ def as_data(story: JobStory) -> dict[str, Any]:
         "options": story.options,
         "results": [_entry_data(entry) for entry in story.results],
         "progress": progress_data(story.progress),
+        "steps": [_step_data(one) for one in story.steps],
         "callbacks": list(story.callbacks),
         "ahead": story.ahead,
         "expires_s": story.expires_s,
         "other_fields": list(story.others),
         "too_large": story.too_large,
+    }
+
+
+def _step_data(one: StepRow) -> dict[str, Any]:
+    return {
+        "place": one.place,
+        "kind": one.kind,
+        "name": one.name,
+        "began_at": iso(one.began_at),
+        "seconds": one.seconds,
+        "tries": one.tries,
+        "due_at": iso(one.due_at),
+        "value": data(one.value),
+        "size_bytes": one.size_bytes,
     }
 
 
@@ -105,6 +123,8 @@ def _lines(story: JobStory) -> list[str]:
     status = paint(safe_line(row.status), COLORS.get(row.status), bold=True)
     lines = [f"{safe_line(row.task or '?')}  {status}", ""]
     lines += facts(_facts(story))
+    if story.steps:
+        lines += ["", paint("steps", None, bold=True), *_steps(story)]
     if story.results and story.results[0].kind == "finished":
         lines += ["", paint("result", None, bold=True), value_text(story.results[0].value)]
     elif story.results and story.results[0].traceback:
@@ -114,6 +134,36 @@ def _lines(story: JobStory) -> list[str]:
         lines += ["", paint("earlier executions", None, bold=True)]
         lines += [_earlier(entry) for entry in story.results[1:]]
     return lines
+
+
+def _steps(story: JobStory) -> list[str]:
+    columns = [Column("", right=True), Column("step"), Column("when"), Column("took", right=True)]
+    rows = [
+        [one.place, safe_line(one.name), iso(one.began_at) or "?", _seconds(one), _outcome(one)]
+        for one in story.steps
+    ]
+    return table([*columns, Column("", cut=True)], rows)
+
+
+def _seconds(one: StepRow) -> str:
+    return "" if one.seconds is None else f"{one.seconds:.3f} s"
+
+
+def _outcome(one: StepRow) -> str:
+    """How it ended, and the beginning of what it gave."""
+    tries = f"{one.tries} tries" if one.tries is not None and one.tries > 1 else ""
+    due = f"due {iso(one.due_at)}" if one.due_at is not None else ""
+    told = ""
+    if one.kind == "done":
+        told = f"{one.size_bytes:,} bytes" if one.value is None else value_text(one.value)
+    elif one.kind == "failed" and one.value is not None and isinstance(one.value.value, list):
+        names, message, *_ = [*one.value.value, "", ""]
+        kind = names[0] if isinstance(names, list) and names else ""
+        told = f"failed: {kind}: {message}"
+    else:
+        told = one.kind
+    shown = safe_line(told, _VALUE_CHARS)
+    return "  ".join(filter(None, (shown, tries, due)))
 
 
 def _facts(story: JobStory) -> list[tuple[str, str]]:

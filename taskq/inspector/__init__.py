@@ -23,6 +23,7 @@ from taskq.inspector.rows import JobRow, listed
 from taskq.inspector.schedules import ScheduleList, ScheduleRow, schedule, schedules
 from taskq.inspector.server import ServerInfo
 from taskq.inspector.statistics import FailureGroup, Point, Series, failure_groups, series
+from taskq.inspector.steps import StepRow
 from taskq.inspector.story import JobStory, story
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "ScheduleRow",
     "Series",
     "ServerInfo",
+    "StepRow",
     "WorkerInfo",
     "failure_groups",
     "find",

@@ -10,6 +10,7 @@ from taskq.inspector.peek import MAX_BYTES, Peeked, peek
 from taskq.inspector.query import Query
 from taskq.inspector.results import MAX_TRACEBACK, ResultEntry, read_entries
 from taskq.inspector.rows import JobRow, listed
+from taskq.inspector.steps import StepRow, steps
 from taskq.inspector.values import count, fields, items, number, raw, text
 from taskq.keys import Keys
 from taskq.progress import FIELD, Progress, parse_progress
@@ -40,14 +41,16 @@ _SMALL = (
     "tq_attempts",
     "tq_crashes",
     "tq_cancel",
+    "tq_durable",
+    "tq_steps",
 )
 _LARGE = ("data", "description", "meta", "exc_info")
 _KNOWN = frozenset({*_SMALL, *_LARGE, "status", "origin", "created_at", "enqueued_at"}) | frozenset(
     {"started_at", "ended_at", "worker_name", "retries_left", "tq_retries", "tq_token", FIELD}
 )
 _CALLBACK = "tq_on_"
-_OURS = (_CALLBACK, "tq_of_", "tq_signed_as")
-"""Beginnings of fields: the job's callbacks as prepared, and what a callback is told."""
+_OURS = (_CALLBACK, "tq_of_", "tq_signed_as", "tq_timer")
+"""Beginnings of fields: the job's callbacks as prepared, what a callback is told, a timer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class JobStory:
         options: small fields as they stand in the hash, without the empty ones.
         results: how its executions ended, newest first, at most ten.
         progress: what it reported last, or None.
+        steps: what is recorded of a durable job, the last 200.
         callbacks: ids of the jobs that are enqueued at its end: "ID-success", "ID-failure".
         ahead: jobs before it in its queue, where it waits among the first 100,000.
         expires_s: seconds until Redis forgets it, or None.
@@ -76,6 +80,7 @@ class JobStory:
     options: dict[str, str]
     results: tuple[ResultEntry, ...]
     progress: Progress | None
+    steps: tuple[StepRow, ...]
     callbacks: tuple[str, ...]
     ahead: int | None
     expires_s: float | None
@@ -109,6 +114,7 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         (names,) = yield [("HKEYS", key)]
     known = sorted(text(name) for name in items(names))
     options = {name: text(value) for name, value in fields(_SMALL, head[1]).items()}
+    recorded = (yield from steps(keys, job_id)) if options.get("tq_steps") else ()
     return JobStory(
         row=replace(_explained(row, results, large["exc_info"]), due_at=number(due)),
         description=text(large["description"]),
@@ -117,6 +123,7 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         options={name: value for name, value in options.items() if value},
         results=results,
         progress=parse_progress(progress if isinstance(progress, bytes) else None),
+        steps=recorded,
         callbacks=tuple(
             f"{job_id}-{name.removeprefix(_CALLBACK)}"
             for name in known

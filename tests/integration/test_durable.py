@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -267,6 +268,14 @@ def short():
 )
 
 
+def taskq(worker: WorkerStarter, *arguments: str) -> str:
+    """Type a command; returns its output."""
+    return subprocess.run(
+        [sys.executable, "-m", "taskq", *arguments],
+        env=worker.started[0].env, cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
 def steps_key(job_id: str) -> str:
     return f"taskq:steps:{job_id}"
 
@@ -361,15 +370,21 @@ def test_what_failed_runs_again_and_nothing_else(app, target, worker, ledger, re
     ):
         handle.result(timeout=10)
     assert redis_client.ttl(steps_key(handle.id)) > 300 * 86400, "kept as long as the failed job"
-    done = subprocess.run(
-        [sys.executable, "-m", "taskq", "retry", handle.id, "--yes"],
-        env=worker.started[0].env, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert "failed: builtins.OSError: once" in taskq(worker, "job", handle.id)
+    taskq(worker, "retry", handle.id, "--yes")
     wait_until(lambda: status(redis_client, handle.id) == "finished")
     assert app.fails.handle(handle.id).result(timeout=10) == "hand"
     assert ledger.count("add 1 2") == 2
     assert ledger.count("flaky hand") == 2
+    shown = taskq(worker, "job", handle.id)
+    rows = [line.split() for line in shown.split("steps\n")[1].splitlines()[1:3]]
+    assert [(row[0], row[1].rpartition(".")[2], row[-1]) for row in rows] == [
+        ("1", "add", "3"), ("2", "flaky_by_hand", "'hand'"),
+    ]  # fmt: skip
+    told = json.loads(taskq(worker, "job", handle.id, "--json"))["steps"]
+    assert [(one["kind"], one["value"], one["tries"]) for one in told] == [
+        ("done", 3, 1), ("done", "hand", 1),
+    ]  # fmt: skip
 
 
 def test_an_error_that_was_caught_is_the_same_after_a_crash(app, target, worker, ledger):
