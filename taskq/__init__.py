@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from taskq.handle import wait as wait
     from taskq.retry import Retry as Retry
     from taskq.schedules.store import Schedule as Schedule
+    from taskq.steps import Step as Step
     from taskq.steps import sleep as sleep
     from taskq.steps import sleep_until as sleep_until
     from taskq.steps import step as step
@@ -99,7 +100,7 @@ _HOME = {
     "taskq.handle": ("Batch", "Handle", "StreamHandle", "as_completed", "gather", "wait"),
     "taskq.retry": ("Retry",),
     "taskq.schedules.store": ("Schedule",),
-    "taskq.steps": ("sleep", "sleep_until", "step"),
+    "taskq.steps": ("Step", "sleep", "sleep_until", "step"),
     "taskq.tasks": ("Task",),
     "taskq.timing": ("Cron", "Every"),
     "taskq.webhooks": ("verify_webhook",),

@@ -70,7 +70,7 @@ EXPORTED = """
     Cron Every Schedule ScheduleNotFound
     Ending verify_webhook
     JobContext current_job
-    Handle StreamHandle receive step sleep sleep_until Batch wait as_completed gather
+    Handle StreamHandle receive Step step sleep sleep_until Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
     NotSerializable PayloadTooLarge PayloadError DuplicateJob JobNotFound ResultExpired
     ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError StepFailed StepMismatch

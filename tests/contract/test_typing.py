@@ -29,7 +29,7 @@ WRONG = """
 from __future__ import annotations
 from collections.abc import Generator
 from collections.abc import AsyncIterator, Iterator
-from taskq import Batch, Depends, Handle, Task, TaskQ, task
+from taskq import Batch, Depends, Handle, Task, TaskQ, sleep, sleep_until, step, task
 
 queue = TaskQ()
 
@@ -57,6 +57,14 @@ rows.delay("a").send(3)  # WRONG
 rows.delay("a").throw("b")  # WRONG
 row: str = next(iter(rows.delay("a").stream()))  # WRONG
 thumbnail.delay("a.png").stream()  # WRONG
+step(thumbnail, 3)  # WRONG
+step(thumbnail, "a", sice=3)  # WRONG
+step(fetch, "a", 3)  # WRONG
+step(len)  # WRONG
+step(thumbnail, "a").options(queue="x")  # WRONG
+step(thumbnail, "a").options(timeout="x")  # WRONG
+sleep("3")  # WRONG
+sleep_until(3)  # WRONG
 thumbnail.delay("a.png", sice=64)  # WRONG
 thumbnail.delay(3)  # WRONG
 thumbnail.delay()  # WRONG
