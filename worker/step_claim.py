@@ -74,6 +74,7 @@ class StepClaim(Claim):
             b"tq_timeout": repr(self.deadline or -1).encode(),
             b"tq_attempts": b"%d" % (job.attempt - 1),
             b"tq_step_of": job.id.encode(),
+            b"tq_for": job.fields.get(b"tq_for", b""),
         }
 
 
