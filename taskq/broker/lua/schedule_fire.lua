@@ -1,4 +1,4 @@
--- include: lib
+-- include: stats lib
 -- Occurrences of schedules that are due: enqueue their jobs and move each schedule on to its next time, in one
 -- step. Each schedule is fired only if nobody else did and nobody changed it, so any number of schedulers may
 -- try, and sending it again is harmless.
