@@ -37,6 +37,7 @@ class Keys:
         self.paused = f"{self.own}paused"
         self.alive = f"{self.own}alive"
         self.wake = f"{self.own}wake"
+        self.pause = f"{self.own}pause"
         self.rolling = f"{self.own}rolling"
 
     def job(self, job_id: str) -> str:

@@ -94,6 +94,10 @@ class Fetcher:
         """A job has ended: there is more room."""
         self._wake.set()
 
+    def look(self) -> None:
+        """A queue was paused or goes on: ask Redis at once."""
+        self._look_again()
+
     def unanswered(self) -> set[str]:
         """Execution ids of calls that may have reserved jobs of which nobody has heard yet."""
         behind = [watcher.call.seq for watcher in self._watchers if watcher.call is not None]
@@ -150,13 +154,17 @@ class Fetcher:
             await self._idle()
 
     def _look_again(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._due = True
         self._wake.set()
 
     async def _idle(self) -> None:
         for position, watcher in enumerate(self._watchers):
-            if position not in self._paused and not watcher.armed:
+            if position in self._paused:
+                await watcher.disarm(self._link)
+            elif not watcher.armed:
                 watcher.arm()
         if self._timer is None:
             limit = PAUSE_CHECK_S if self._paused else IDLE_CHECK_S

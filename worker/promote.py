@@ -94,10 +94,10 @@ class Promoter:
 
 
 class Listener:
-    """Subscribes to our channels: what was scheduled earlier, what is to be canceled."""
+    """Subscribes to our channels: what was scheduled earlier, what is to be canceled or paused."""
 
     def __init__(self, broker: Broker, worker: str, heard: Callable[[str, str], None]) -> None:
-        """`heard` gets (channel, text): "wake", "cancel", or "send" for this worker alone.
+        """`heard` gets (channel, text): "wake", "cancel", "pause", "send" for this worker alone.
 
         Without a text: something may have been said while nobody listened.
         """
@@ -108,7 +108,7 @@ class Listener:
     async def run(self) -> None:
         """Listen for ever; reconnects. Where ACLs forbid it, say so once and end."""
         own = self._broker.keys.own
-        channels = [f"{own}wake", f"{own}cancel", f"{own}send:{self._worker}"]
+        channels = [f"{own}{name}" for name in ("wake", "cancel", "pause", f"send:{self._worker}")]
         attempt = 0
         while True:
             connection: Any = None
@@ -138,5 +138,9 @@ class Listener:
         kind = channel.partition(":")[0]
         if message[0] == b"message":
             self._heard(kind, message[2].decode("utf-8", "replace"))
-        elif kind in ("send", "cancel"):  # subscribed, perhaps again: what was said is looked up
+        elif kind in (
+            "send",
+            "cancel",
+            "pause",
+        ):  # subscribed, perhaps again: what was said is looked up
             self._heard(kind, "")

@@ -314,6 +314,8 @@ class Runtime:
             self._runners.cancel(text)
         elif channel == "cancel":
             self._unheard = self._loop.create_task(self._cancel_unheard())
+        elif channel == "pause":
+            self._fetcher.look()
         elif channel == "send":
             self._runners.generators.mail.heard(text)
 

@@ -44,6 +44,9 @@ main = Root(
         Entry("ping", "taskq.cli.ping", "Say where Redis is and whether it answers.", "Look"),
         Entry("retry", "taskq.cli.change", "Run failed jobs again.", "Change"),
         Entry("cancel", "taskq.cli.change", "Cancel jobs that have not ended.", "Change"),
+        Entry("purge", "taskq.cli.change", "Delete jobs that do not run.", "Change"),
+        Entry("pause", "taskq.cli.pause", "Have workers leave a queue alone.", "Change"),
+        Entry("resume", "taskq.cli.pause", "Have workers serve a paused queue again.", "Change"),
         Entry("completion", "taskq.cli.completion", "Print a shell's completion script.", "Set up"),
     ],
 )

@@ -20,6 +20,7 @@ local function roll_up(queue)
   local minute = type(open) == 'string' and tonumber(open)
   if minute == MINUTE then return end
   if type(redis.pcall('HSET', OWN .. 'rolling', queue, MINUTE)) == 'table' then redis.pcall('DEL', OWN .. 'rolling') end
+  redis.pcall('EXPIRE', OWN .. 'rolling', KEPT)
   if not minute or minute > MINUTE then return end     -- the server's clock was set back
   local fields = redis.pcall('HGETALL', OWN .. 'stats:' .. queue .. ':' .. open)
   if fields.err or #fields == 0 then return end
