@@ -1,4 +1,4 @@
--- include: lib entry
+-- include: stats lib entry
 -- Fire the due one-shot entries of rq-scheduler's set, and hand out the periodic ones: their next time is not Lua's to compute.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 uid of this scheduler   2 limit

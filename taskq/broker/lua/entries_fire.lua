@@ -1,4 +1,4 @@
--- include: lib entry
+-- include: stats lib entry
 -- Fire due entries of rq-scheduler's set: enqueue the job and put its next time in one step, if it is still due as it was seen.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 uid of this scheduler   then for each entry: id, due time as it was seen,

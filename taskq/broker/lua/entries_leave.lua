@@ -1,4 +1,4 @@
--- include: lib entry
+-- include: stats lib entry
 -- A scheduler of ours ends: give rq-scheduler's lock back, if no other one of ours is at work.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 its uid

@@ -1,4 +1,4 @@
--- Shared by the scripts on rq-scheduler's entries (entries_due, entries_fire, entries_leave); placed after lib.
+-- Shared by the scripts on rq-scheduler's entries (entries_due, entries_fire, entries_leave); placed after stats and lib.
 -- ENTRIES  zset of rq-scheduler: job id by due time, s       ENTRY_LOCK  who may fire them
 -- OWN..'aside'    hash of ours: id -> JSON [reason, its due time, when it was set aside]
 -- OWN..'entries'  zset of ours: scheduler uid by its last step
