@@ -295,13 +295,14 @@ class Run:
         """Whether the end with this error may only be that of an execution."""
         if error is None or (isinstance(error, Interrupted) and str(error) == "cancel"):
             return False
-        if isinstance(error, Asleep):
+        if isinstance(error, Asleep) or (isinstance(error, Interrupted) and str(error) in _CUT):
             return True
         fields = self.claim.fields
         return fields.get(b"retries_left", b"0") > b"0" or type(error).__name__ == "RetryLater"
 
 
 _NOTHING: tuple[Any, None] = (None, None)
+_CUT = ("shutdown", "lost")
 _STEPS = Command()
 """Stands for what `steps` does."""
 _LISTS = frozenset((list, tuple))

@@ -222,6 +222,9 @@ class End:
                 commands.append(("EXPIRE", failures, 70))
         if claim.tells and not self._asks_again and not self._loaded.again:
             commands += self._callback(own)
+        if claim.durable:
+            steps = script("steps").text
+            commands.append(("EVAL", steps, 2, self._queue.prefix, own, claim.id, self._kept()))
         if counting:
             if self._error is not None:
                 kind = "retried" if self._loaded.again else "failed"
@@ -234,6 +237,12 @@ class End:
                 ("EVAL", script("tally").text, 2, self._queue.prefix, own, claim.queue, *tally)
             )
         return commands
+
+    def _kept(self) -> int | str:
+        """Seconds for which the job is kept, or "again"."""
+        if self._asks_again or self._loaded.again:
+            return "again"
+        return self._claim.result_ttl_s if self._error is None else self._claim.failure_ttl_s
 
     def _callback(self, own: str) -> list[Sequence[Any]]:
         """The job's callback (see notify.py), enqueued in this transaction."""

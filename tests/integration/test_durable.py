@@ -360,7 +360,15 @@ def test_a_timer_holds_nothing(app, target, worker, ledger, redis_client):
 
 
 def test_what_failed_runs_again_and_nothing_else(app, target, worker, ledger, redis_client):
+    by_rq = app.fails_once.delay()
+    redis_client.hset(f"rq:job:{by_rq.id}", "number_of_retries", 0)  # RQ's own code settles it
     worker(target)
+    assert by_rq.result(timeout=10) == [3, "by_hand", 10]
+    assert Counter(ledger.lines()) == {"add 1 2": 1, "flaky by_hand": 2, "add 5 5": 1}
+    assert 400 < redis_client.ttl(steps_key(by_rq.id)) <= 500
+    ledger.path.write_text("")
+    (ledger.path.parent / "by_hand").unlink()
+
     assert app.fails_once.delay().result(timeout=10) == [3, "by_hand", 10]
     assert Counter(ledger.lines()) == {"add 1 2": 1, "flaky by_hand": 2, "add 5 5": 1}
 

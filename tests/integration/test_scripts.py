@@ -320,6 +320,24 @@ def test_given_back_jobs_keep_their_order(engine: Engine, redis_client):
     assert queue_of(redis_client) == ids
 
 
+def test_the_job_of_a_process_that_died_is_the_next_and_counts_it(engine: Engine, redis_client):
+    first, second = engine.enqueue(2)
+    for crashes in (1, 2):
+        jobs = engine.reserve(A)
+        job = next(one for one in jobs if one.id == first)
+        for other in jobs:
+            if other is not job:
+                assert engine.settle(other, "g") == 1
+        assert engine.settle(job, "d") == 1
+        assert engine.settle(job, "d") == 0, "a resend counts nothing"
+        assert status(redis_client, first) == "queued"
+        assert places(redis_client, first) == ["rq:queue:default"]
+        assert queue_of(redis_client) == [first, second], "before those that came later"
+        assert int(redis_client.hget(f"rq:job:{first}", "tq_crashes") or 0) == crashes
+        assert redis_client.hget(f"rq:job:{first}", "tq_attempts") is None
+    assert redis_client.hget(f"rq:job:{second}", "tq_crashes") is None
+
+
 @pytest.mark.parametrize("kind", "fxrguc")
 def test_a_server_out_of_memory_records_ends_in_full(engine: Engine, redis_client, kind):
     [one, two] = engine.enqueue(2)
