@@ -71,18 +71,29 @@ class Part:
 class Pending:
     """What one `yield` asks for."""
 
-    __slots__ = ("is_group", "parts", "timers")
+    __slots__ = ("_first", "is_group", "parts", "timers")
 
     def __init__(self, parts: list[Part], *, is_group: bool) -> None:
         """Several at once, or one."""
         self.parts = parts
         self.is_group = is_group
         self.timers: list[Any] = []
+        self._first = 0
+
+    @property
+    def first_open(self) -> Part | None:
+        """The first part whose outcome is not recorded; looked for again after each record."""
+        while self._first < len(self.parts):
+            part = self.parts[self._first]
+            if not part.is_done:
+                return part
+            self._first += 1
+        return None
 
     @property
     def is_done(self) -> bool:
         """Whether all outcomes are recorded."""
-        return all(part.is_done for part in self.parts)
+        return self.first_open is None
 
     def result(self) -> tuple[Any, Exception | None]:
         """What the `yield` gives, or raises: the first error, in the order of the list."""
@@ -105,12 +116,26 @@ class Journal:
         self._claim = claim
         self._codec = codec
         self._bodies: dict[str, bytes] = {}
+        self._places: dict[str, list[str]] = {}  # by position
         self._timer = claim.fields.get(b"tq_timer", b"").decode("ascii", "replace")
         self.position = 0
         self.last = 0
 
-    def fill(self, stored: Mapping[bytes, bytes]) -> None:
-        """Take the records as they stand in Redis.
+    def is_stale(self, stored: Mapping[bytes, bytes]) -> bool:
+        """Whether the job was put into its queue again, by others, after its steps had failed.
+
+        Our own scripts forget those steps in that moment; RQ's requeue knows nothing of them.
+        """
+        failed, fields = stored.get(b"x", b""), self._claim.fields
+        if not failed or fields.get(b"tq_unknown"):
+            return False
+        here = failed.partition(b",")[0].partition(b".")[0].decode("ascii", "replace")
+        if here == self._timer.partition(".")[0]:
+            return False  # it was put away for another step beside it
+        return stored.get(b"xe", b"") != fields.get(b"enqueued_at", b"")
+
+    def fill(self, stored: Mapping[bytes, bytes], forgotten: int = 0) -> None:
+        """Take the records as they stand in Redis, `forgotten` fewer than when it was reserved.
 
         Raises:
             StepMismatch: some are gone.
@@ -121,10 +146,11 @@ class Journal:
             if not place[:1].isdigit() or place.endswith("h"):
                 continue
             self._bodies[place] = body
+            self._places.setdefault(place.partition(".")[0], []).append(place)
             if stored.get(raw + b"h", b"")[:1].decode("ascii", "replace") in FINAL:
                 final += 1
             self.last = max(self.last, int(place.partition(".")[0]))
-        counted = int(self._claim.number(b"tq_steps", 0))
+        counted = int(self._claim.number(b"tq_steps", 0)) - forgotten
         if final < counted:
             raise StepMismatch(
                 f"{counted} steps of {self._claim.name} were recorded, and Redis has only {final} "
@@ -167,7 +193,7 @@ class Journal:
     def _check_shape(self, places: list[str], commands: Sequence[Any]) -> None:
         """One and several are not the same, whatever they are called."""
         position, _, _ = places[0].partition(".")
-        there = [p for p in self._bodies if p.partition(".")[0] == position and p not in places]
+        there = set(self._places.get(position, ())).difference(places)
         if there:
             names = ", ".join(str(self._open(place)[2]) for place in sorted(there))
             raise StepMismatch(

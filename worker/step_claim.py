@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from taskq.worker.generator_run import Run
     from taskq.worker.journal import Part
 
+_numbers = itertools.count(1)
+"""A job may be here twice, after a lost lease."""
 _NOTHING = [b"", b"", b""]
 """What a plain job's record has."""
 
@@ -32,8 +35,8 @@ class StepClaim(Claim):
         """Make it ready for its runner; see `to_process` for one that runs elsewhere."""
         job = run.claim
         super().__init__(
-            job.position, job.queue, f"{job.id}.{part.place}", job.exec_id, _NOTHING,
-            time.monotonic(),
+            job.position, job.queue, f"{job.id}.{part.place}.{next(_numbers)}", job.exec_id,
+            _NOTHING, time.monotonic(),
         )  # fmt: skip
         step: Any = part.command
         self.run = run

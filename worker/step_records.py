@@ -127,30 +127,47 @@ class StepRecords:
             StepMismatch: records are missing.
         """
         claim, keys = run.claim, self._broker.keys
-        stream = keys.stream(claim.id)
-        packed = pack_all(
-            [
-                ("HGETALL", keys.steps(claim.id)),
-                ("XREVRANGE", stream, "+", "-", "COUNT", 1),
-                ("EXPIRE", stream, _STREAM_S),
-            ]
-        )
-        while True:
-            try:
-                found, last, _ = await self._link.ask(lambda _resend: packed, 3, PATIENCE_S)
-                break
-            except BrokerUnavailable as err:
-                log.warning("%s Job %s waits for its recorded steps", err, claim.id)
-                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311 (not a secret)
-        if not isinstance(found, (list, dict)):
-            raise PayloadError(f"The recorded steps of the job cannot be read: {found}")
         assert run.journal is not None
-        if isinstance(found, list):
-            flat = iter(found)
-            found = dict(zip(flat, flat))  # one iterator, twice
-        run.journal.fill(found)
+        stream = keys.stream(claim.id)
+        commands = [
+            ("HGETALL", keys.steps(claim.id)),
+            ("XREVRANGE", stream, "+", "-", "COUNT", 1),
+            ("EXPIRE", stream, _STREAM_S),
+        ]
+        found, last, _ = await self._ask(claim, commands)
+        stored, forgotten = _as_dict(found), 0
+        if run.journal.is_stale(stored):
+            again = ("EVAL", script("steps").text, 2, *self._keys, claim.id, "again")
+            _, found = await self._ask(claim, [again, commands[0]])
+            forgotten = stored[b"x"].count(b",") + 1
+            stored = _as_dict(found)
+        run.journal.fill(stored, forgotten)
         generation = claim.fields.get(b"tq_stream", b"").partition(b":")[0]
         if isinstance(last, list) and last:
             of, _, number = last[0][0].partition(b"-")
             if of == generation:
                 run.go_on_streaming(generation, int(number))
+
+    async def _ask(self, claim: Claim, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Replies to commands, as long as it takes."""
+        packed = pack_all(commands)
+        while True:
+            try:
+                return await self._link.ask(lambda _resend: packed, len(commands), PATIENCE_S)
+            except BrokerUnavailable as err:
+                log.warning("%s Job %s waits for its recorded steps", err, claim.id)
+                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311 (not a secret)
+
+
+def _as_dict(found: Any) -> dict[bytes, bytes]:
+    """The reply to HGETALL.
+
+    Raises:
+        PayloadError: it is an error.
+    """
+    if isinstance(found, list):
+        flat = iter(found)
+        return dict(zip(flat, flat))  # one iterator, twice
+    if not isinstance(found, dict):
+        raise PayloadError(f"The recorded steps of the job cannot be read: {found}")
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from taskq.errors import PayloadError, PayloadTooLarge, StepFailed
@@ -47,8 +48,6 @@ job_log = logging.getLogger("taskq.job")
 
 HOLD_S = 1.0
 """A retry that is due so soon is waited for here."""
-_NOW = 1e-6
-"""A time limit that is over."""
 
 
 class Steps:
@@ -102,7 +101,7 @@ class Steps:
         """See to what a task waits for."""
         if run.is_over or run.doom is not None:
             return
-        if self.closing and run.claim.fields.get(b"tq_redeliver") != b"0":
+        if self._gives_back(run):
             run.condemn(Interrupted("shutdown"))
             return
         self._active[run] = pending
@@ -110,6 +109,10 @@ class Steps:
             if not part.is_done:
                 self._see_to(run, part)
         self._look(run)
+
+    def _gives_back(self, run: Run) -> bool:
+        """Whether the worker stops, and the job can go on elsewhere."""
+        return self.closing and run.claim.fields.get(b"tq_redeliver") != b"0"
 
     def _see_to(self, run: Run, part: Part) -> None:
         """Begin with a part whose outcome is not recorded."""
@@ -136,10 +139,13 @@ class Steps:
         pending = self._active.get(run)
         if pending is None:
             return
-        if pending.is_done:
+        first = pending.first_open
+        if first is None:
             del self._active[run]
             run.answer(*pending.result())
             run.nudge()
+            return
+        if first.at_work or not first.due:
             return
         open_ = [part for part in pending.parts if not part.is_done]
         if any(part.at_work or not part.due for part in open_):
@@ -156,8 +162,12 @@ class Steps:
         pending.timers.append(self._loop.call_later(delay, self._again, run, part))
 
     def _again(self, run: Run, part: Part) -> None:
-        if self._active.get(run) is not None and not part.at_work:
-            part.due = 0.0
+        if self._active.get(run) is None or part.at_work:
+            return
+        if self._gives_back(run):
+            self.abort(run, strike=True)
+            run.condemn(Interrupted("shutdown"))
+        else:
             self._start(run, part)
 
     # -- a try ---------------------------------------------------------------------------
@@ -300,8 +310,9 @@ class Steps:
                 continue
             if claim.mode == "thread":
                 claim.context.cancel_requested = True
-                if strike:
-                    claim.deadline = _NOW
+                if strike:  # its time is over now
+                    ran_s = time.monotonic() - claim.begun_mono
+                    claim.deadline = max(round(ran_s, 3) - 0.001, 0.001)
             elif strike:
                 runner.interrupt(claim)
             else:

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import redis
+from rq.job import Job
 
 from taskq import JobCanceled, JobFailed, TaskTimeout
 from tests.conftest import AppModule
@@ -382,8 +383,16 @@ def test_what_failed_runs_again_and_nothing_else(app, target, worker, ledger, re
     taskq(worker, "retry", handle.id, "--yes")
     wait_until(lambda: status(redis_client, handle.id) == "finished")
     assert app.fails.handle(handle.id).result(timeout=10) == "hand"
-    assert ledger.count("add 1 2") == 2
+    assert ledger.count("add 1 2") == 2, "once in each job"
     assert ledger.count("flaky hand") == 2
+    other = app.fails.delay("rq")
+    wait_until(lambda: status(redis_client, other.id) == "failed")
+    serializer = app.queue.rq_serializer
+    Job.fetch(other.id, connection=redis_client, serializer=serializer).requeue()
+    wait_until(lambda: status(redis_client, other.id) == "finished")
+    assert app.fails.handle(other.id).result(timeout=10) == "rq"
+    assert ledger.count("flaky rq") == 2
+
     shown = taskq(worker, "job", handle.id)
     rows = [line.split() for line in shown.split("steps\n")[1].splitlines()[1:3]]
     assert [(row[0], row[1].rpartition(".")[2], row[-1]) for row in rows] == [

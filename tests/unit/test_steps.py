@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
@@ -244,6 +245,35 @@ def test_mismatches(then, now, words):
     stored = recorded((then, TIMER if now is then else VALUE, 1))
     with pytest.raises(StepMismatch, match=words):
         journal(stored).next(now, 0.0)
+
+
+def test_others_put_the_job_into_its_queue_again():
+    """RQ's requeue: what failed last is forgotten then, as our own scripts do at a retry."""
+    fields = [b"data", b"", b"enqueued_at", b"2", b"tq_timer", b"3.1"]
+    claim = Claim(1, "default", "job", "exec", fields, 0.0)
+    stale = Journal(claim, Codec()).is_stale
+    assert stale({b"x": b"4.0,4.1", b"xe": b"1"})
+    assert not stale({b"x": b"4", b"xe": b"2"}), "a crash is no new beginning"
+    assert not stale({b"x": b"3.0", b"xe": b"1"}), "it was put away for a step beside it"
+    assert not stale({b"xe": b"1"})
+
+
+def test_many_steps_are_recalled_fast():
+    """Neither replay nor many steps at once take a time that grows with the square."""
+    stored = recorded(*((step(add, 1), VALUE, 2) for _ in range(3000)))
+    again = journal(stored)
+    began = time.process_time()
+    for _ in range(3000):
+        assert again.next(step(add, 1), 0.0).is_done
+    one_by_one = time.process_time() - began
+    many = journal().next([step(add, 1)] * 3000, 0.0)
+    began = time.process_time()
+    for part in many.parts:
+        assert many.first_open is part
+        part.finish(1)
+    assert many.is_done
+    assert time.process_time() - began < 1
+    assert one_by_one < 10, "0.1 s on a machine that has nothing else to do"
 
 
 def test_gaps_and_losses():

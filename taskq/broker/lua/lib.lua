@@ -130,7 +130,7 @@ local function reopen(id)
       redis.pcall('HINCRBY', jobkey(id), 'tq_steps', -1)
     end
   end
-  redis.pcall('HDEL', key, 'x')
+  redis.pcall('HDEL', key, 'x', 'xe')
 end
 
 local function forget_steps(id)

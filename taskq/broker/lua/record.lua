@@ -7,7 +7,8 @@
 --        head (JSON, for people), body (for the worker)
 --        kind: v value, x error, t timer (these three are final)   a an attempt failed, it is tried again   b begun
 -- RETURN for each group: 1 recorded, 0 its lease was lost, 2 over a limit, 3 the key is no hash: nothing was written
--- Key taskq:steps:ID: PLACE = body, PLACEh = kind and head, b = bytes, n = final ones, x = places of errors that nothing final follows.
+-- Key taskq:steps:ID: PLACE = body, PLACEh = kind and head, b = bytes, n = final ones, x = places of errors that nothing final follows,
+-- xe = the job's enqueued_at at that time.
 -- O(1) a group.
 local most_bytes, most, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local FINAL = { v = true, x = true, t = true }
@@ -27,8 +28,12 @@ local function final(key, id, place, kind)
   local position = string.match(place, '^%d+')
   local open = redis.pcall('HGET', key, 'x')
   local same = type(open) == 'string' and string.match(open, '^%d+') == position
-  if kind == 'x' then redis.pcall('HSET', key, 'x', same and open .. ',' .. place or place)
-  elseif open and not same then redis.pcall('HDEL', key, 'x') end
+  if kind == 'x' then
+    local since = redis.pcall('HGET', jobkey(id), 'enqueued_at')
+    redis.pcall('HSET', key, 'x', same and open .. ',' .. place or place, 'xe', since or '')
+  elseif open and not same then
+    redis.pcall('HDEL', key, 'x', 'xe')
+  end
   forgive(id)
 end
 
