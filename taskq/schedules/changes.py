@@ -26,10 +26,11 @@ PAGE = 200
 _TRIES = 20
 """Somebody else may change a schedule at the same time; not so often."""
 _FORGOTTEN = (
-    "tz", "window", "jitter", "start", "end", "max_runs", "unique", "ttl", "task", "fields", "app",
-    "code", "error",
+    "tz", "window", "jitter", "start", "end", "max_runs", "unique", "ttl", "task", "fields",
+    "error",
 )  # fmt: skip
-"""Fields of a definition that may be absent in the next one."""
+"""Fields of a definition that may be absent in the next one. Not `app` and `code`: what the code
+defines stays its own when it is changed at run time, and is left so until the code changes."""
 
 
 class Entry(NamedTuple):

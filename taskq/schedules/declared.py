@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,13 +52,13 @@ def place_of(frame: FrameType | None) -> str:
     return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def is_being_imported(frame: FrameType | None) -> bool:
+def is_definition(frame: FrameType | None, call: Call[Any]) -> bool:
     """Whether the caller is code that a module runs when it is imported, or calls meanwhile.
 
     Then it defines: a module is imported by every process, with or without Redis. A program's
     own functions, an interactive session and a notebook mean it to be done now. In a file
-    that is run as a program, only what stands outside of functions defines: its `main()` is
-    called from there as well.
+    that is run as a program, what stands outside of functions defines where it is about a
+    task of that file: a scheduler will import it. About another module's task it is a script.
     """
     caller = frame
     while frame is not None:
@@ -68,6 +67,6 @@ def is_being_imported(frame: FrameType | None) -> bool:
             if module.get("__name__") != "__main__":
                 return True
             if frame is caller:
-                return "__file__" in module and not hasattr(sys, "ps1")
+                return "__file__" in module and call.task.fn.__module__ == "__main__"
         frame = frame.f_back
     return False

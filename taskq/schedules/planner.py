@@ -41,8 +41,8 @@ class Planner(Provider):
 
         While a module is imported this defines: nothing is sent, and whoever runs the
         scheduler of this app (`taskq scheduler`, `taskq worker --with-scheduler`) brings it
-        to Redis. Called later, in a program's functions or in an interactive session, it is
-        `queue.schedules.set(...)`: written at once.
+        to Redis. Called later, in a program's functions, in a script or in an interactive
+        session, it is `queue.schedules.set(...)`: written at once.
 
         Args:
             name: of the schedule, one of a kind.
@@ -57,7 +57,7 @@ class Planner(Provider):
         """
         _check_call(name, call)
         frame = sys._getframe(1)  # noqa: SLF001 (who calls)
-        if declared.is_being_imported(frame):
+        if declared.is_definition(frame, call):
             return self.schedules.declare(name, call, when, options, declared.place_of(frame))
         return self.schedules.set(name, call, when, **options)
 

@@ -490,15 +490,14 @@ def test_what_was_changed_or_paused_at_run_time_stays_until_the_code_changes(
     keys, broker = app.queue.broker.keys, app.queue.broker
     mine = entry(app, "a", app.queue.schedules.owner)
     run(broker, code.sync(keys, mine.app, [mine]))
-    run(broker, changes.put(keys, [mine._replace(terms=mine.terms.__class__(Cron("5 * * * *")),
-                                                 app="")]))  # fmt: skip
-    # made anew at run time: it is no longer the code's, and the code takes it back
-    assert run(broker, code.sync(keys, mine.app, [mine])).added == ["a"]
+    app.queue.schedules.set("a", app.add.call(1), Cron("5 * * * *"))
     app.queue.schedules["a"].pause()
     assert run(broker, code.sync(keys, mine.app, [mine])) == code.Synced()
+    assert redis_client.hget("taskq:schedule:a", "when") == b"cron 5 * * * *"
     newer = entry(app, "a", mine.app, arg=9)
     assert run(broker, code.sync(keys, mine.app, [newer])).changed == ["a"]
     assert redis_client.hget("taskq:schedule:a", "paused") == b"1"
+    assert redis_client.hget("taskq:schedule:a", "when") == b"cron 0 * * * *"
 
 
 # --- what people see -------------------------------------------------------------------
