@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from taskq.cli.connect import open_broker, open_inspector
-from taskq.cli.options import Moment, json_option, redis_option, setting
+from taskq.cli.options import Command, Moment, json_option, redis_option, setting
 from taskq.cli.output import Column, complain, plural, print_json, say, table
 from taskq.cli.query import iso
 from taskq.cli.schedule_rows import as_data, cells, local_time, story
@@ -40,7 +40,7 @@ _LAZY = {"import": ("taskq.cli.schedules_import", "import_command")}
 """Commands in modules of their own."""
 
 
-class Schedules(click.Group):
+class Schedules(click.Group, Command):
     """`taskq schedules` by itself lists; its commands look at or change one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

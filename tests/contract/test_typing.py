@@ -29,7 +29,7 @@ WRONG = """
 from __future__ import annotations
 from collections.abc import Generator
 from collections.abc import AsyncIterator, Iterator
-from taskq import Batch, Depends, Handle, Task, TaskQ, sleep, sleep_until, step, task
+from taskq import Batch, Cron, Depends, Every, Handle, Task, TaskQ, sleep, sleep_until, step, task
 
 queue = TaskQ()
 
@@ -112,6 +112,13 @@ def depends(
 ) -> None: ...
 
 Depends("x")  # WRONG
+queue.schedule("x", thumbnail, Every(5))  # WRONG
+queue.schedule("x", thumbnail.call("a"), "0 7 * * *")  # WRONG
+queue.schedule("x", thumbnail.call("a"), Every(5), missed="never")  # WRONG
+queue.schedule("x", thumbnail.call("a"), Every(5), overlaps="skip")  # WRONG
+queue.cron("@daily")(3)  # WRONG
+Cron("@daily", 5)  # WRONG
+Every("5s")  # WRONG
 
 @queue.lifespan  # WRONG
 def lifespan() -> int:

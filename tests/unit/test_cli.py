@@ -24,7 +24,15 @@ from taskq.errors import (
     TaskQError,
     UnknownTask,
 )
-from taskq.inspector import JobRow, JobStory, QueueInfo, ResultEntry, ServerInfo, WorkerInfo
+from taskq.inspector import (
+    JobRow,
+    JobStory,
+    QueueInfo,
+    ResultEntry,
+    ScheduleRow,
+    ServerInfo,
+    WorkerInfo,
+)
 from tests.support import ROOT
 
 COMMANDS = list(main.entries)
@@ -90,7 +98,15 @@ def test_each_option_can_be_set_from_outside(name):
 
 def test_json_keys_are_documented():
     text = (ROOT / "docs" / "cli.md").read_text()
-    for kind in (ServerInfo, QueueInfo, WorkerInfo, JobRow, JobStory, ResultEntry):
+    for kind in (
+        ServerInfo,
+        QueueInfo,
+        WorkerInfo,
+        JobRow,
+        JobStory,
+        ResultEntry,
+        ScheduleRow,
+    ):
         for name in {field.name for field in fields(kind)} - {"row", "others"}:
             assert f"`{name}`" in text, f"{kind.__name__}.{name} is not in docs/cli.md"
 
