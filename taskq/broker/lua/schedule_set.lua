@@ -9,6 +9,8 @@
 local P, OWN = KEYS[1], KEYS[2]
 local KEY, HELD = OWN .. 'schedules', OWN .. 'schedules:held'
 local last = #ARGV
+local t = redis.call('TIME')
+local now = string.format('%.0f', tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000))
 
 local kind = redis.call('TYPE', KEY).ok
 if kind ~= 'zset' and kind ~= 'none' then
@@ -58,7 +60,10 @@ while i <= last do
       belongs(name, app, redis.call('HGET', key, 'app') or '')
       if score ~= '' then
         redis.call('ZADD', KEY, score == 'inf' and '+inf' or score, name)
-        if redis.call('ZRANGE', KEY, 0, 0)[1] == name then redis.pcall('PUBLISH', OWN .. 'wake', '') end
+        -- schedulers sleep until the next that is not due yet: nothing stands between now and this one
+        if score ~= 'inf' and redis.call('ZCOUNT', KEY, '(' .. now, '(' .. score) == 0 then
+          redis.pcall('PUBLISH', OWN .. 'wake', '')
+        end
       end
     end
     i = stop + 1
