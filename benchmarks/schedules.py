@@ -166,7 +166,8 @@ def due(home: Path, url: str, _client: redis.Redis) -> None:
     """20,000 schedules that are due at once."""
     app, call = app_of(home, url)
     count = 20_000
-    fill(app, call, count, Terms(Cron("0 0 1 1 *")), 1_735_700_000_000 - 400 * 86_400_000)
+    hourly = Terms(Cron("30 * * * *", tz="Europe/Berlin"))
+    fill(app, call, count, hourly, round(time.time() * 1000) - 3_600_000)
     firing = Firing(app.codec, app.broker.clock)
     started = time.perf_counter()
     fired = 0

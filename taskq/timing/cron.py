@@ -37,10 +37,10 @@ NAMES = {
     "@hourly": "0 * * * *",
 }
 
-_MOST_DAYS = 366 * 50
+_MOST_YEARS = 51
 """29 February on a given weekday may be 40 years away (around 2100)."""
 _ONE_DAY = timedelta(days=1)
-_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9999, 12, 29)
+_FIRST_DAY = date(1970, 1, 1)
 
 
 class Fields(NamedTuple):
@@ -157,12 +157,24 @@ class Cron:
 def _days(day: date, step: int, fields: Fields) -> Iterator[date]:
     """Days that fit, from one before (or behind) `day` on: an offset's change may lie between."""
     day -= step * _ONE_DAY
-    for _ in range(_MOST_DAYS):
-        if day > _LAST_DAY or (step < 0 and day < _FIRST_DAY - _ONE_DAY):
-            return
-        if day.month in fields.months and fields.fits(day):
+    if step < 0:
+        years = range(max(day.year - _MOST_YEARS, 1969), day.year + 1)
+    else:
+        years = range(day.year, min(day.year + _MOST_YEARS, 9999))
+    while day.year in years:
+        if day.month not in fields.months:
+            day = _month_over(day, step)
+            continue
+        if fields.fits(day):
             yield day
         day += step * _ONE_DAY
+
+
+def _month_over(day: date, step: int) -> date:
+    """The first day of the next month, or the last of the one before."""
+    if step < 0:
+        return day.replace(day=1) - _ONE_DAY
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
 
 
 _WIDEST_S = 26 * 3600
