@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskq.broker.client import Broker
+    from taskq.inspector import ScheduleList
     from taskq.schedules.asking import Steps
 
 _HELP = """List schedules: the next to fire first.
@@ -28,6 +29,7 @@ _HELP = """List schedules: the next to fire first.
 \b
 Examples:
   taskq schedules
+  taskq schedules --upcoming                     with the next five times of each
   taskq schedules --json                         all there is, times in UTC
   taskq schedules show report                    one of them, with its next five times
   taskq schedules run report                     its job now, beside its times
@@ -76,10 +78,13 @@ def _is_there(module: str) -> bool:
     show_default=True,
     help="List so many.",
 )
+@setting("--upcoming", "-u", is_flag=True, help="Below each its next five times, in its zone.")
 @redis_option
 @json_option
 @click.pass_context
-def schedules_command(ctx: click.Context, limit: int, redis_url: str | None, as_json: bool) -> None:
+def schedules_command(
+    ctx: click.Context, limit: int, upcoming: bool, redis_url: str | None, as_json: bool
+) -> None:
     """Ask, and show the answer."""
     if ctx.invoked_subcommand is not None:
         return
@@ -100,6 +105,18 @@ def schedules_command(ctx: click.Context, limit: int, redis_url: str | None, as_
     if not found.total:
         say("No schedules. Those in an app's code come with its scheduler: taskq scheduler APP.")
         return
+    _print(found, upcoming=upcoming)
+    if found.overdue:
+        complain(
+            f"{plural(found.overdue, 'schedule')} overdue: does a scheduler run? "
+            "(taskq scheduler APP, or taskq worker APP --with-scheduler)"
+        )
+
+
+def _print(found: ScheduleList, *, upcoming: bool) -> None:
+    """The table, for people."""
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 (late: a command imports what it needs)
+
     columns = [
         Column("name", cut=True),
         Column("when", cut=True),
@@ -110,15 +127,14 @@ def schedules_command(ctx: click.Context, limit: int, redis_url: str | None, as_
         Column("missed"),
         Column("task", cut=True),
     ]
-    for line in table(columns, [cells(row, found.at) for row in found.rows]):
+    head, *lines = table(columns, [cells(row, found.at) for row in found.rows])
+    say(head)
+    for line, row in zip(lines, found.rows):
         say(line)
+        for at in row.upcoming if upcoming else ():
+            say(f"    {local_time(at, ZoneInfo(row.tz))}")
     if found.total > len(found.rows):
         say(f"{len(found.rows)} of {found.total:,} schedules: --limit shows more.")
-    if found.overdue:
-        complain(
-            f"{plural(found.overdue, 'schedule')} overdue: does a scheduler run? "
-            "(taskq scheduler APP, or taskq worker APP --with-scheduler)"
-        )
 
 
 @schedules_command.command("show", short_help="Show one schedule.")

@@ -61,6 +61,9 @@ def test_the_list(app: ModuleType, hand: Hand) -> None:
     assert "in 59m" in first
     assert "At 07:00 on Monday through Friday" in second
     assert "paused" in second
+    upcoming = taskq("--upcoming").output.splitlines()
+    assert len(upcoming) == 3 + 5
+    assert upcoming[2].endswith(" UTC (UTC+00:00)")
     found = data()
     assert (found["total"], found["overdue"]) == (2, 0)
     soon = found["schedules"][0]
