@@ -107,7 +107,7 @@ class Firing:
                     continue
                 if order is not None:
                     orders.append(order)
-        done = yield from self._fire(orders, given)
+        done = yield from self._fire(orders, given, now)
         seen = len(due) // 2
         more = self._turn(count, seen, done, moved=done.ours + done.others + broken > 0)
         if more:
@@ -132,11 +132,11 @@ class Firing:
             self._offset = random.randrange(count - PAGE)  # noqa: S311 (no secret)
         return count > seen
 
-    def _fire(self, orders: list[_Order], given: Any) -> Steps[_Done]:
+    def _fire(self, orders: list[_Order], given: Any, now: int) -> Steps[_Done]:
         """Have the script fire them."""
         fired = ours = others = 0
         for page in _pages(orders):
-            args: list[Any] = [given, self._clock.iso()]
+            args: list[Any] = [given, self._clock.iso(now / 1000)]  # Redis's time, not ours
             for order in page:
                 args += order.args
             answers = yield Run("schedule_fire", args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from types import ModuleType
@@ -15,6 +16,7 @@ import redis
 
 from taskq import BrokerUnavailable, ConfigError, Cron, Every, ScheduleNotFound, TaskQ
 from taskq.broker import BrokerError
+from taskq.clock import parse_iso
 from taskq.inspector import Inspector, schedule, schedules
 from taskq.schedules import changes, code
 from taskq.schedules.asking import run
@@ -22,6 +24,7 @@ from taskq.schedules.changes import Entry
 from taskq.schedules.firing import PAGE
 from taskq.schedules.record import job_id
 from tests.scheduling import UTC, Hand, ms
+from tests.support import wait_until
 
 APP = """
 from taskq import Cron, Every, Retry, TaskQ, current_job
@@ -171,6 +174,21 @@ def test_unique_jobs_of_schedules_are_one_at_a_time(
     assert redis_client.hget("taskq:schedule:alone", "skipped") == b"1"
     end(redis_client, job)
     assert hand.until_idle("2026-03-01T15:00") == [job_id("alone", ms("2026-03-01T15:00"))]
+
+
+def test_a_server_whose_clock_is_wrong_does_no_harm(
+    app: ModuleType, hand: Hand, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 600)
+    app.queue.schedules.set("add", app.add.call(1), Every(0.1))
+    due = redis_client.zscore("taskq:schedules", "add")
+    assert abs(due - right() * 1000) < 60_000
+    firing = hand._firing
+    wait_until(lambda: run(app.queue.broker, firing.look()).fired, 10.0)
+    stored = redis_client.hgetall(f"rq:job:{hand.jobs[0]}")
+    seconds, _ = redis_client.time()
+    assert abs(parse_iso(stored[b"enqueued_at"].decode()) - seconds) < 60
 
 
 def test_many_due_at_once_are_all_fired(app: ModuleType, hand: Hand) -> None:
