@@ -20,7 +20,7 @@ from taskq.cli.worker import announce
 from taskq.errors import ConfigError
 from taskq.settings import DEV_FILE, redact, redis_url
 
-_HELP = """Run the tasks of APP with a Redis of its own: nothing has to be installed or started.
+_HELP = """Run the tasks and schedules of APP with a Redis of its own: nothing has to be installed.
 
 Leaves the address in .taskq/dev.json, so that a script in a second terminal of the same
 folder finds it. Serves all queues that the app's tasks use. Ctrl-C ends everything; the
