@@ -123,7 +123,7 @@ def many(home: Path, url: str, client: redis.Redis) -> None:
     app, call = app_of(home, url)
     far = Terms(Cron("0 0 1 1 *"))
     costs: dict[int, tuple[float, float]] = {}
-    for count in (1_000, 100_000, 1_000_000):
+    for count in (1_000, 1_000_000):
         started = time.monotonic()
         fill(app, call, count, far, 1_780_000_000_000)
         took = time.monotonic() - started
