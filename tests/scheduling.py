@@ -42,6 +42,11 @@ class Hand:
 
     def put(self, at: str | int, name: str, call: Any, when: Any, **options: Any) -> None:
         """Make a schedule as if it were `at`."""
-        entry = self.app.schedules._entry(name, call, when, options)
+        self.put_all(at, {name: call}, when, **options)
+
+    def put_all(self, at: str | int, calls: dict[str, Any], when: Any, **options: Any) -> None:
+        """Make several."""
+        make = self.app.schedules._entry
+        entries = [make(name, call, when, options) for name, call in calls.items()]
         now = at if isinstance(at, int) else ms(at)
-        run(self.app.broker, changes.put(self.app.broker.keys, [entry], now))
+        run(self.app.broker, changes.put(self.app.broker.keys, entries, now))

@@ -148,6 +148,39 @@ def test_a_signed_schedule_is_signed_anew_for_each_job(
     other.queue.close()
 
 
+def test_what_only_others_can_fire_holds_up_nobody(
+    app_module: Any, redis_url: str, redis_client: redis.Redis
+) -> None:
+    source = APP.replace("TaskQ()", f'TaskQ({redis_url!r}, secret="one")')
+    mine, other = app_module(source), app_module(source.replace('"one"', '"two"'))
+    call, when = other.add.call(1), Cron("0 * * * *")
+    theirs = {f"theirs{n}": call for n in range(PAGE + 50)}
+    Hand(other.queue).put_all("2026-03-01T11:00", theirs, when)
+    hand = Hand(mine.queue)
+    hand.put("2026-03-01T12:00", "mine", mine.add.call(1), when)
+    assert hand.until_idle("2026-03-01T13:00") == [job_id("mine", ms("2026-03-01T13:00"))]
+    assert hand.look("2026-03-01T13:00").pause_s in (0.0, 3600.0)
+    assert hand.until_idle("2026-03-01T14:00") == [job_id("mine", ms("2026-03-01T14:00"))]
+    assert len(Hand(other.queue).until_idle("2026-03-01T14:00")) == PAGE + 50
+    mine.queue.close()
+    other.queue.close()
+
+
+def test_below_another_prefix(
+    app_module: Any, redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RQ_KEY_PREFIX", "shop")
+    monkeypatch.setenv("TASKQ_REDIS_URL", redis_url)
+    app = app_module(APP)
+    hand = Hand(app.queue)
+    hand.put("2026-03-01T12:00", "add", app.add.call(1), Cron("0 * * * *"))
+    (job,) = hand.until_idle("2026-03-01T13:00")
+    assert redis_client.lrange("shop:queue:default", 0, -1) == [job.encode()]
+    assert redis_client.zcard("taskq:shop:schedules") == 1
+    assert redis_client.keys("rq:*") == []
+    app.queue.close()
+
+
 def test_a_callback_of_a_schedule_s_job_is_enqueued_when_it_has_ended(
     app: ModuleType, hand: Hand, worker: Any, target: str, redis_client: redis.Redis
 ) -> None:
@@ -192,8 +225,8 @@ def test_a_server_whose_clock_is_wrong_does_no_harm(
 
 
 def test_many_due_at_once_are_all_fired(app: ModuleType, hand: Hand) -> None:
-    for n in range(PAGE * 2 + 7):
-        hand.put("2026-03-01T12:00", f"s{n}", app.add.call(n), Cron("0 * * * *"))
+    calls = {f"s{n}": app.add.call(n) for n in range(PAGE * 2 + 7)}
+    hand.put_all("2026-03-01T12:00", calls, Cron("0 * * * *"))
     assert len(set(hand.until_idle("2026-03-01T13:00"))) == PAGE * 2 + 7
     assert hand.until_idle("2026-03-01T13:59") == []
 
