@@ -88,6 +88,22 @@ def fill(app: TaskQ, call: object, count: int, terms: Terms, at_ms: int) -> None
         run(app.broker, changes.put(app.broker.keys, entries, at_ms))
 
 
+COPY = """
+local h, score = redis.call('HGETALL', 'taskq:schedule:s0'), redis.call('ZSCORE', 'taskq:schedules', 's0')
+for n = ARGV[1], ARGV[2] do
+  redis.call('HSET', 'taskq:schedule:s' .. n, unpack(h))
+  redis.call('ZADD', 'taskq:schedules', score, 's' .. n)
+end
+"""
+
+
+def copies(client: redis.Redis, count: int) -> None:
+    """As many as that of the one that was made, by Redis itself: a million in seconds."""
+    copy = client.register_script(COPY)
+    for start in range(1, count, 1_000):
+        copy(args=[start, min(start + 999, count - 1)])
+
+
 def late(home: Path, url: str, client: redis.Redis) -> None:
     """200 schedules, one a tenth of a second; lateness by Redis's clock, as MONITOR sees it."""
     app, call = app_of(home, url)
@@ -124,12 +140,11 @@ def many(home: Path, url: str, client: redis.Redis) -> None:
     far = Terms(Cron("0 0 1 1 *"))
     costs: dict[int, tuple[float, float]] = {}
     for count in (1_000, 1_000_000):
-        started = time.monotonic()
-        fill(app, call, count, far, 1_780_000_000_000)
-        took = time.monotonic() - started
+        fill(app, call, 1, far, 1_780_000_000_000)
+        copies(client, count)
         costs[count] = cost(app, call, client)
         size = client.info("memory")["used_memory"] / 1e6
-        print(f"{count:>9,} schedules: made in {took:.0f} s, {size:,.0f} MB in Redis, one firing "
+        print(f"{count:>9,} schedules: {size:,.0f} MB in Redis, one firing "
               f"{costs[count][0]:.0f} us here and {costs[count][1]:.0f} us in Redis")  # fmt: skip
     ratio = costs[1_000_000][1] / costs[1_000][1]
     report("Redis's time for one firing, 1,000,000 : 1,000", f"{ratio:.2f}", "1.2", ratio < 1.2)
