@@ -89,7 +89,8 @@ def fill(app: TaskQ, call: object, count: int, terms: Terms, at_ms: int) -> None
 
 
 COPY = """
-local h, score = redis.call('HGETALL', 'taskq:schedule:s0'), redis.call('ZSCORE', 'taskq:schedules', 's0')
+local h = redis.call('HGETALL', 'taskq:schedule:s0')
+local score = redis.call('ZSCORE', 'taskq:schedules', 's0')
 for n = ARGV[1], ARGV[2] do
   redis.call('HSET', 'taskq:schedule:s' .. n, unpack(h))
   redis.call('ZADD', 'taskq:schedules', score, 's' .. n)
@@ -142,7 +143,7 @@ def many(home: Path, url: str, client: redis.Redis) -> None:
     for count in (1_000, 1_000_000):
         fill(app, call, 1, far, 1_780_000_000_000)
         copies(client, count)
-        costs[count] = cost(app, call, client)
+        costs[count] = cost(app, call, client, f"one{count}")
         size = client.info("memory")["used_memory"] / 1e6
         print(f"{count:>9,} schedules: {size:,.0f} MB in Redis, one firing "
               f"{costs[count][0]:.0f} us here and {costs[count][1]:.0f} us in Redis")  # fmt: skip
@@ -158,11 +159,11 @@ def many(home: Path, url: str, client: redis.Redis) -> None:
     app.close()
 
 
-def cost(app: TaskQ, call: object, client: redis.Redis) -> tuple[float, float]:
+def cost(app: TaskQ, call: object, client: redis.Redis, name: str) -> tuple[float, float]:
     """Microseconds for one firing: of our time, and of Redis's."""
     firing = Firing(app.codec, app.broker.clock)
     now = 1_790_000_000_000
-    one = Entry("one", Terms(Cron("* * * * *")), prepare(app, "bench", "one", call))
+    one = Entry(name, Terms(Cron("* * * * *")), prepare(app, "bench", name, call))
     run(app.broker, changes.put(app.broker.keys, [one], now))
     client.config_resetstat()
     rounds = 2_000
@@ -172,7 +173,7 @@ def cost(app: TaskQ, call: object, client: redis.Redis) -> tuple[float, float]:
         assert look.fired == 1
     took = (time.perf_counter() - started) / rounds * 1e6
     inside = client.info("commandstats")["cmdstat_evalsha"]["usec"] / rounds
-    app.schedules.remove("one")
+    app.schedules.remove(name)
     client.delete("rq:queue:default")
     return took, inside
 
