@@ -42,6 +42,7 @@ main = Root(
         Entry("failed", "taskq.cli.jobs", "List failed jobs, newest first.", "Look"),
         Entry("schedules", "taskq.cli.schedules", "List schedules; pause, run, preview.", "Look"),
         Entry("ping", "taskq.cli.ping", "Say where Redis is and whether it answers.", "Look"),
+        Entry("doctor", "taskq.cli.doctor", "Check jobs and Redis, mend what is safe.", "Look"),
         Entry("retry", "taskq.cli.change", "Run failed jobs again.", "Change"),
         Entry("cancel", "taskq.cli.change", "Cancel jobs that have not ended.", "Change"),
         Entry("purge", "taskq.cli.change", "Delete jobs that do not run.", "Change"),

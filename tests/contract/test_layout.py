@@ -34,7 +34,7 @@ INNER_FIRST = """
     notify spec
     patience questions verdict pending progress callbacks future stream inbox waiting batch handle
     calls tasks steps schedules webhooks app finder
-    inspector operations
+    inspector operations repairs
     embedded testing demo
     cli
 """.split()

@@ -1,0 +1,331 @@
+"""Where every job is: one pass over all keys in bounded steps, for `taskq doctor`.
+
+An accepted job has to be in exactly one place: waiting in a queue (or just claimed by a
+worker), scheduled, deferred, running, or in one of the registries of what has ended. What
+is read moves while it is read: a single pass accuses jobs that were on their way. Only what
+two passes find in the same state is a finding (`same`).
+
+Memory: about 150 bytes for each job. Commands: SCAN, TYPE, LRANGE, ZRANGE, HMGET, TTL, GET.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from taskq.inspector.query import Command, Query
+from taskq.inspector.server import server_time
+from taskq.inspector.values import items, number, raw, text
+from taskq.keys import Keys
+from taskq.states import ENDED, Status
+
+PAGE = 1000
+"""Keys, ids or members in one step."""
+
+REGISTRIES = ("wip", "finished", "failed", "scheduled", "deferred", "canceled", "ready")
+"""Sorted sets of RQ, `PREFIX:KIND:QUEUE`."""
+
+_RIGHT = {
+    Status.QUEUED: ("queue", "claim", "intermediate"),
+    Status.SCHEDULED: ("scheduled",),
+    Status.DEFERRED: ("deferred", "ready"),
+    Status.READY: ("ready", "deferred", "queue"),
+    Status.STARTED: ("wip", "intermediate"),
+    Status.FINISHED: ("finished",),
+    Status.FAILED: ("failed",),
+    Status.STOPPED: ("failed", "canceled"),
+    Status.CANCELED: ("canceled",),
+}
+_UNPLACED = {Status.RATE_LIMITED, Status.CREATED}
+"""RQ keeps these elsewhere, or nowhere: a job that was made and not enqueued yet."""
+
+
+class Suspect(NamedTuple):
+    """Something that looks wrong. Equal ones in two passes are a finding.
+
+    Attributes:
+        code: kind of trouble, as in `doctor.KINDS`.
+        name: job id, member of a registry, or key.
+        place: `KIND:QUEUE`, several separated by blanks; "" is nowhere.
+        status: of the job, or what was found instead.
+    """
+
+    code: str
+    name: bytes
+    place: str = ""
+    status: str = ""
+
+
+@dataclass
+class Census:
+    """One pass.
+
+    Attributes:
+        at: Redis's clock when it began.
+        jobs: job records that were read.
+        places: how many ids there are in each kind of place.
+        suspects: what looks wrong.
+    """
+
+    at: float = 0.0
+    jobs: int = 0
+    places: dict[str, int] = field(default_factory=dict)
+    suspects: set[Suspect] = field(default_factory=set)
+
+
+@dataclass
+class _Pass:
+    """What a pass knows while it goes on."""
+
+    keys: Keys
+    out: Census = field(default_factory=Census)
+    where: dict[bytes, Any] = field(default_factory=dict)
+    met: set[bytes] = field(default_factory=set)
+    forever: set[bytes] = field(default_factory=set)
+    expired: set[bytes] = field(default_factory=set)
+    alive: dict[str, float] = field(default_factory=dict)
+    queues: set[str] = field(default_factory=set)
+
+    def suspect(self, code: str, name: bytes, place: str = "", status: str = "") -> None:
+        self.out.suspects.add(Suspect(code, name, place, status))
+
+    def put(self, job_id: bytes, place: str) -> None:
+        kind = place.partition(":")[0]
+        self.out.places[kind] = self.out.places.get(kind, 0) + 1
+        before = self.where.get(job_id)
+        self.where[job_id] = place if before is None else f"{before} {place}"
+
+
+def census(keys: Keys) -> Query[Census]:
+    """Look at everything once."""
+    here = _Pass(keys)
+    replies = yield [
+        ("TIME",),
+        ("SMEMBERS", keys.queues),
+        ("ZRANGE", keys.alive, 0, -1, "WITHSCORES"),
+    ]
+    here.out.at = server_time(replies[0])
+    head = len(raw(keys.queue("")))
+    here.queues = {text(key[head:]) for key in items(replies[1]) if isinstance(key, bytes)}
+    beats = items(replies[2])
+    here.alive = {text(uid): number(at) or 0.0 for uid, at in zip(beats[::2], beats[1::2])}
+    lists, sets, claims, locks = yield from _structure(here)
+    for key, place in lists:
+        yield from _read_list(here, key, place)
+    for key, place, uid in claims:
+        yield from _read_claim(here, key, place, uid)
+    for key, kind, queue in sets:
+        yield from _read_registry(here, key, kind, queue)
+    yield from _read_locks(here, locks)
+    yield from _read_jobs(here)
+    _nobody(here)
+    return here.out
+
+
+def same(first: Census, second: Census) -> set[Suspect]:
+    """What was found in the same state both times."""
+    return first.suspects & second.suspects
+
+
+Step = Generator[Sequence[Command], list[Any], Any]
+
+
+def _scan(match: bytes) -> Generator[Sequence[Command], list[Any], list[bytes]]:
+    """All keys that match, page by page, as `yield from` in a loop would read them."""
+    found: list[bytes] = []
+    cursor: Any = b"0"
+    while True:
+        [reply] = yield [("SCAN", cursor, "MATCH", match, "COUNT", PAGE)]
+        parts = items(reply)
+        if len(parts) != 2:
+            return found
+        cursor = parts[0]
+        found += items(parts[1])
+        if cursor in (b"0", 0):
+            return found
+
+
+def _structure(here: _Pass) -> Generator[Sequence[Command], list[Any], tuple[Any, ...]]:
+    """Find lists and registries, whatever `rq:queues` says; set wrong types aside."""
+    keys, prefix, own = here.keys, raw(here.keys.prefix), raw(here.keys.own)
+    lists: list[tuple[bytes, str]] = []
+    sets: list[tuple[bytes, str, str]] = []
+    claims: list[tuple[bytes, str, str]] = []
+    typed: dict[bytes, str] = {raw(keys.queues): "set", raw(keys.workers): "set"}
+    typed |= {raw(keys.alive): "zset", raw(keys.paused): "set", own + b"serves": "hash"}
+    typed |= {own + b"expiring": "zset", own + b"fence": "hash", own + b"sweep": "hash"}
+    for key in (yield from _scan(_glob(prefix + b":queue:"))):
+        name = text(key[len(prefix) + 7 :])
+        typed[key] = "list"
+        is_inner = name.endswith(":intermediate")
+        name = name.removesuffix(":intermediate")
+        lists.append((key, f"intermediate:{name}" if is_inner else f"queue:{name}"))
+        if name not in here.queues:
+            here.suspect("unlisted-queue", key, f"queue:{name}")
+    for kind in REGISTRIES:
+        start = prefix + b":" + kind.encode() + b":"
+        for key in (yield from _scan(_glob(start))):
+            queue = text(key[len(start) :])
+            typed[key] = "zset"
+            sets.append((key, kind, queue))
+            if queue not in here.queues:
+                here.suspect("unlisted-queue", raw(keys.queue(queue)), f"queue:{queue}")
+    for key in (yield from _scan(_glob(own + b"claim:"))):
+        uid, _, queue = text(key[len(own) + 6 :]).partition(":")
+        typed[key] = "list"
+        claims.append((key, f"claim:{queue}", uid))
+    locks = yield from _scan(_glob(own + b"unique:"))
+    yield from _check_types(here, typed)
+    return lists, sets, claims, locks
+
+
+def _check_types(here: _Pass, typed: dict[bytes, str]) -> Step:
+    wanted = list(typed.items())
+    for start in range(0, len(wanted), PAGE):
+        page = wanted[start : start + PAGE]
+        for (key, want), kind in zip(page, (yield [("TYPE", key) for key, _ in page])):
+            if text(kind) not in (want, "none", ""):
+                here.suspect("wrong-type", key, want, text(kind))
+
+
+def _glob(start: bytes) -> bytes:
+    """A MATCH pattern for all keys that begin so."""
+    for special in b"\\*?[]":
+        start = start.replace(bytes([special]), b"\\" + bytes([special]))
+    return start + b"*"
+
+
+def _read_list(here: _Pass, key: bytes, place: str) -> Step:
+    """From the tail: what is taken from the head meanwhile moves nothing."""
+    at = -1
+    while True:
+        [reply] = yield [("LRANGE", key, at - PAGE + 1, at)]
+        ids = items(reply)
+        for job_id in ids:
+            here.put(job_id, place)
+        if len(ids) < PAGE:
+            return
+        at -= PAGE
+
+
+def _read_claim(here: _Pass, key: bytes, place: str, uid: str) -> Step:
+    [reply] = yield [("LRANGE", key, 0, -1)]
+    ids = items(reply)
+    for job_id in ids:
+        here.put(job_id, place)
+    if ids and here.out.at - here.alive.get(uid, 0.0) > SILENT_S:
+        here.suspect("dead-claim", key, place)
+
+
+SILENT_S = 45.0
+"""A worker without a heartbeat for so long is dead, and its jobs should be elsewhere: 30 s."""
+
+
+def _read_registry(here: _Pass, key: bytes, kind: str, queue: str) -> Step:
+    start, place, now = 0, f"{kind}:{queue}", here.out.at
+    while True:
+        [reply] = yield [("ZRANGE", key, start, start + PAGE - 1, "WITHSCORES")]
+        flat = items(reply)
+        for member, score in zip(flat[::2], flat[1::2]):
+            job_id, at = member, number(score)
+            if kind == "wip":
+                job_id, _, execution = member.rpartition(b":")
+                job_id = job_id or member
+                _check_lease(here, member, text(execution), at or 0.0, place)
+            elif kind in ("finished", "failed", "canceled") and (at is None or at < 0):
+                here.forever.add(job_id)
+            elif kind in ("finished", "failed") and at is not None and at < now:
+                here.expired.add(job_id)
+            here.put(job_id, place)
+        if len(flat) < 2 * PAGE:
+            return
+        start += PAGE
+
+
+def _check_lease(here: _Pass, member: bytes, execution: str, at: float, place: str) -> None:
+    if execution.startswith("tq") and len(execution) > 10:
+        if here.out.at - here.alive.get(execution[2:10], 0.0) > SILENT_S:
+            here.suspect("dead-lease", member, place)
+    elif at < here.out.at:
+        here.suspect("rq-lease", member, place)
+
+
+def _read_locks(here: _Pass, locks: list[bytes]) -> Step:
+    """Locks of unique jobs whose holder has ended or is gone."""
+    for start in range(0, len(locks), PAGE):
+        page = locks[start : start + PAGE]
+        holders = yield [("GET", key) for key in page]
+        named = [h if isinstance(h, bytes) else b"" for h in holders]
+        states = yield [("HGET", here.keys.job(text(h)), "status") for h in named]
+        for key, holder, status in zip(page, named, states):
+            found = text(status)
+            if not found or found in ENDED:
+                here.suspect("stale-lock", key, text(holder), found)
+
+
+def _read_jobs(here: _Pass) -> Step:
+    """All job records against the places of their ids."""
+    start = raw(here.keys.job(""))
+    cursor: Any = b"0"
+    while True:
+        [reply] = yield [("SCAN", cursor, "MATCH", _glob(start), "COUNT", PAGE)]
+        parts = items(reply)
+        if len(parts) != 2:
+            return
+        cursor = parts[0]
+        page = [key for key in items(parts[1]) if b":" not in key[len(start) :]]
+        if page:
+            commands: list[Command] = []
+            for key in page:
+                commands += [("HMGET", key, "status", "origin"), ("TTL", key)]
+            replies = yield commands
+            for key, record, ttl in zip(page, replies[::2], replies[1::2]):
+                _judge(here, key, key[len(start) :], record, ttl)
+        if cursor in (b"0", 0):
+            return
+
+
+def _judge(here: _Pass, key: bytes, job_id: bytes, record: Any, ttl: Any) -> None:
+    """One job: is it where its status says, once, and will it be forgotten some day?"""
+    if job_id in here.met:  # SCAN may give a key twice
+        return
+    here.met.add(job_id)
+    place: str = here.where.get(job_id, "")
+    if isinstance(record, Exception):
+        here.suspect("wrong-type", key, "hash", "no hash")
+        return
+    here.out.jobs += 1
+    status, origin = (text(part) for part in [*items(record), b"", b""][:2])
+    kinds = [one.partition(":")[0] for one in place.split(" ")] if place else []
+    if len(kinds) > 1:
+        here.suspect("doubled", job_id, place, status)
+    elif not kinds:
+        if status in ENDED:
+            if ttl == -1:
+                here.suspect("endless", job_id, f"{_kind_of(status)}:{origin}", status)
+        elif status not in _UNPLACED:
+            here.suspect("orphan", job_id, f"queue:{origin}" if origin else "", status)
+    elif status not in _UNPLACED and kinds[0] not in _RIGHT.get(status, ()):  # type: ignore[call-overload]
+        here.suspect("misplaced", job_id, place, status)
+    elif status in ENDED and ttl == -1 and kinds[0] != "canceled" and job_id not in here.forever:
+        here.suspect("endless", job_id, place, status)
+
+
+def _kind_of(status: str) -> str:
+    return "failed" if status == Status.STOPPED else status
+
+
+def _nobody(here: _Pass) -> None:
+    """Ids that are somewhere and have no record. What has expired is cleared by any sweep."""
+    for job_id, place in here.where.items():
+        if job_id not in here.met and job_id not in here.expired:
+            here.suspect("lost", job_id, place)
+
+
+def count_by_code(suspects: Iterable[Suspect]) -> dict[str, int]:
+    """How many there are of each kind."""
+    counts: dict[str, int] = {}
+    for one in suspects:
+        counts[one.code] = counts.get(one.code, 0) + 1
+    return counts
