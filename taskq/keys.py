@@ -57,7 +57,7 @@ class Keys:
         return f"{self.prefix}:{kind}:{queue}"
 
     def wip(self, queue: str) -> str:
-        """Running executions, `job_id:execution_id` by end of lease (+ 75 s for ours)."""
+        """Running executions, `job_id:execution_id` by end of lease (+ a day for ours)."""
         return self.registry("wip", queue)
 
     def failed(self, queue: str) -> str:

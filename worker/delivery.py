@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from taskq.worker.suspects import Suspects
 
 
+def _stands_alone(claim: Claim) -> bool:
+    """Whether a coroutine needs nothing that lives on this process's event loop."""
+    return claim.spec is not None and claim.spec.injection is None
+
+
 class Delivery:
     """Takes reserved jobs. On the event loop, for every job."""
 
@@ -63,8 +68,8 @@ class Delivery:
             self._settler.add(claim, items.canceled(claim.unique))
             return
         if claim.fields.get(b"tq_crashes", b"0") >= CRASHES:
-            if claim.mode == "thread":  # it kills a job process then, not this one
-                claim.mode = "process"
+            if claim.mode == "thread" or (claim.mode == "asyncio" and _stands_alone(claim)):
+                claim.mode = "process"  # it kills a job process then, not this one
             self._suspects.add(claim)
             return
         runner = self._by_mode[claim.mode]

@@ -313,7 +313,11 @@ def crash_verdict(claim: Claim, err: Crashed) -> Crashed | None:
     crashes = crashes_so_far(claim) + 1
     if crashes < MAX_CRASHES:
         return None
-    told = f"Crash loop: {crashes} processes died while running this job. The last one: {err}"
+    before = claim.fields.get(b"tq_story", b"").decode("utf-8", "replace")[:1000]
+    story = f" Before: {before}." if before else ""
+    told = (
+        f"Crash loop: {crashes} processes died while running this job. The last one: {err}{story}"
+    )
     return Crashed(told, err.trace)
 
 

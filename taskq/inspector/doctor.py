@@ -84,7 +84,7 @@ KINDS = {
     "wrong-type": Kind(
         "error",
         "keys of a type that they must not have",
-        "renamed to taskq:quarantine:..., kept for a week",
+        "renamed to taskq:quarantine:..., for a person to look at",
     ),
     "unlisted-queue": Kind(
         "warning",

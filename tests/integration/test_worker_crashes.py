@@ -103,6 +103,16 @@ def test_a_job_that_kills_its_process_is_failed_after_three_and_harms_nobody(
     assert max(ledger.numbers().values()) == 1
 
 
+@pytest.mark.slow
+def test_a_coroutine_that_kills_gets_its_third_try_in_a_process_of_its_own(app, target, worker):
+    killer = app.dies_on_the_loop.delay()
+    worker(target)
+    error = killer.exception(timeout=18)
+    assert error is not None
+    assert "Crash loop: 3 processes" in error.message
+    assert " at 20" in error.message  # who died before, and when
+
+
 def test_what_a_killed_child_held_runs_again_at_once(app, target, worker, ledger, redis_client):
     handle = app.dies_once.delay("kill")
     worker(target)

@@ -1,7 +1,9 @@
 -- Shared by the scripts that end jobs; placed after `stats` and before their text when they are loaded.
 -- Everything on a key of one job goes through redis.pcall: a Lua error after the first write
 -- would leave the ids of the batch nowhere.
-local MARGIN = 75          -- RQ's own sweep fails what has expired: ours are scored this much later
+-- RQ's own sweep, which any `rq info` runs, fails what has expired: ours are scored a day later, so that
+-- it takes them only where no worker of ours has run for that long.
+local MARGIN = 86400
 local YEAR = 31536000
 local NO_TEXT = 'eJwDAAAAAAE='   -- an empty traceback as RQ stores it
 local NO_LIST = '["taskq.errors.TaskQError","It was to run again, but the key of its queue in Redis is not a list.",1]'
@@ -16,6 +18,16 @@ local function registry(kind, queue) return P .. ':' .. kind .. ':' .. queue end
 
 -- The uid (8 characters) of the taskq worker in `job:tqUUUUUUUUn`, or nil for stock RQ's.
 local function owner(member) return string.match(member, ':tq(%w%w%w%w%w%w%w%w)%w*$') end
+
+-- A key of a type that it must not have is in the way of everybody: kept under another name, for a person.
+local function aside(key, want)
+  local kind = redis.pcall('TYPE', key).ok
+  if kind == want or kind == 'none' then return false end
+  local name = OWN .. 'quarantine:' .. key
+  if redis.pcall('EXISTS', name) == 1 then name = name .. ':' .. string.format('%.0f', NOW * 1000) end
+  redis.pcall('RENAME', key, name)
+  return true
+end
 
 -- A result entry as RQ writes it. XADD preallocates 4 kB for a new stream; a copy has the size of its
 -- content (864 bytes), and costs less than DUMP and RESTORE (both were counted in instructions).

@@ -1,4 +1,4 @@
--- include: lib reclaim
+-- include: stats lib reclaim
 -- One repair of `taskq doctor`. Looks again first: what has changed since it was found is left alone.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 what   2 now, ISO   3 name: job id, member, or key   4 queue   5 status as it was found   6 number or text (below)
@@ -90,11 +90,7 @@ elseif what == 'expire' then
   redis.pcall('EXPIRE', jobkey(name), more)
   return 'set'
 elseif what == 'aside' then
-  local kind = redis.call('TYPE', name).ok
-  if kind == more or kind == 'none' then return '' end
-  redis.call('RENAME', name, OWN .. 'quarantine:' .. name)
-  redis.call('EXPIRE', OWN .. 'quarantine:' .. name, 604800)
-  return 'removed'
+  return aside(name, more) and 'removed' or ''
 elseif what == 'register' then
   return redis.pcall('SADD', P .. ':queues', listkey(queue)) == 1 and 'set' or ''
 end

@@ -58,8 +58,10 @@ for n = 3, #ARGV do
         special[#special + 1] = id
       else
         out[#out + 1] = id
-        if f.err or f[1] == 'scheduled' or not f[1] then
-          -- a broken or missing hash goes the same way: reserve sets it aside with a reason
+        local s = f.err or f[1]
+        if s ~= 'started' and s ~= 'finished' and s ~= 'failed' and s ~= 'canceled' and s ~= 'stopped' then
+          -- a broken or missing hash goes the same way: reserve sets it aside with a reason; one that says
+          -- `queued` may be nowhere else, and reserve drops what is twice in a queue
           if f[1] then redis.pcall('HSET', key, 'status', 'queued', 'enqueued_at', iso) end
           if f[2] == '1' then redis.call('LPUSH', lkey, id) else tail[#tail + 1] = id end
         end

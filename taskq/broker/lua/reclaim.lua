@@ -2,6 +2,9 @@
 
 -- One execution of a worker that is gone (or gave it up): its job runs again, or is failed with the reason.
 -- begun: whether its code is known to have run; only then does a crash count.
+-- A worker's name in our JSON: what lies in Redis may be anything.
+local function called(worker) return worker and (string.gsub(string.sub(worker, 1, 100), '[^%w%-_%.:]', '?')) or '?' end
+
 local function reclaim(queue, member, iso, limit_crashes, story, begun)
   local cut = #member - string.find(string.reverse(member), ':', 1, true)
   local id, exec = string.sub(member, 1, cut), string.sub(member, cut + 2)
@@ -10,7 +13,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   redis.pcall('DEL', P .. ':execution:' .. member)
   redis.pcall('ZREM', P .. ':executions:' .. id, exec)
   local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name',
-    'tq_on_failure')
+    'tq_on_failure', 'tq_story')
   if f.err then
     fail(queue, id, YEAR, story, '["taskq.errors.PayloadError","Its worker is gone, and its record in Redis is broken: it is not a hash.",1]', iso)
     count(queue, 'corrupt', 1)
@@ -29,17 +32,19 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     return 'failed'
   end
   if f[2] == '0' then
-    return give_up('["taskq.errors.JobFailed","Its worker (' .. (f[7] or '?')
+    return give_up('["taskq.errors.JobFailed","Its worker (' .. called(f[7])
       .. ') died or was cut off while it held this job, and the task says redeliver=False, so it was not run again.",1]')
   end
   local crashes = tonumber(f[3] or 0) or 0
   if begun then
     crashes = crashes + 1
-    redis.pcall('HSET', key, 'tq_crashes', crashes)
+    local told = string.gsub(f[9] or '', '[^%w%-_%.:, ]', '?')
+    told = string.sub((told ~= '' and told .. ', ' or '') .. called(f[7]) .. ' at ' .. called(iso), -1000)
+    redis.pcall('HSET', key, 'tq_crashes', crashes, 'tq_story', told)
     count(queue, 'crashed', 1)
     if crashes >= limit_crashes then
       return give_up('["taskq.errors.JobFailed","Crash loop: ' .. crashes
-        .. ' worker processes died while running this job, the last one was ' .. (f[7] or '?') .. '.",' .. crashes .. ']')
+        .. ' worker processes died while running this job: ' .. told .. '.",' .. crashes .. ']')
     end
   end
   redis.pcall('HSET', key, 'status', 'queued')

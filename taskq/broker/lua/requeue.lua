@@ -41,7 +41,7 @@ for n = 3, #ARGV do
     for _, kind in ipairs({ 'failed', 'canceled', 'finished' }) do redis.pcall('ZREM', registry(kind, queue), id) end
     redis.pcall('DEL', P .. ':results:' .. id)
     redis.pcall('HDEL', key, 'ended_at', 'started_at', 'exc_info', 'worker_name', 'number_of_retries', 'tq_attempts',
-      'tq_crashes', 'tq_unknown', 'tq_begun', 'tq_cancel', 'tq_progress')
+      'tq_crashes', 'tq_story', 'tq_unknown', 'tq_begun', 'tq_cancel', 'tq_progress')
     redis.pcall('HSET', key, 'status', 'queued', 'enqueued_at', iso)
     if retries then redis.pcall('HSET', key, 'retries_left', retries) end
     redis.pcall('PERSIST', key)

@@ -31,12 +31,15 @@ end
 
 if iso == '' then iso = iso_time(T[1], T[2]) end
 
+-- Whether an execution of it has a lease. One that ended is removed: else a sweep would take it for this one's.
 local function leased(queue, id)
-  local want = id .. ':'
-  for _, m in ipairs(redis.pcall('ZRANGEBYSCORE', registry('wip', queue), micros(NOW), '+inf')) do
-    if string.sub(m, 1, #want) == want then return true end
+  local want, wip, found = id .. ':', registry('wip', queue), false
+  for _, m in ipairs(redis.pcall('ZRANGE', wip, 0, -1)) do
+    if string.sub(m, 1, #want) == want then
+      if tonumber(redis.pcall('ZSCORE', wip, m)) >= NOW then found = true else redis.pcall('ZREM', wip, m) end
+    end
   end
-  return false
+  return found
 end
 
 local function listed(kind, queue, id)

@@ -146,7 +146,12 @@ while at <= #ARGV do
         fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
       elseif kind == 'g' or kind == 'd' then
-        if kind == 'd' then call('HINCRBY', jobkey(id), 'tq_crashes', 1) end
+        if kind == 'd' then
+          local told = call('HGET', jobkey(id), 'tq_story')
+          told = (type(told) == 'string' and told ~= '' and told .. ', ' or '') .. worker .. ' at ' .. iso
+          call('HINCRBY', jobkey(id), 'tq_crashes', 1)
+          call(HSET, jobkey(id), 'tq_story', string.sub(told, -1000))
+        end
         call(HSET, jobkey(id), 'status', 'queued')
         requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then
