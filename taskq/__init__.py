@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from taskq.errors import JobCanceled as JobCanceled
     from taskq.errors import JobFailed as JobFailed
     from taskq.errors import JobNotFound as JobNotFound
+    from taskq.errors import NotReplicated as NotReplicated
     from taskq.errors import NotSerializable as NotSerializable
     from taskq.errors import PayloadError as PayloadError
     from taskq.errors import PayloadTooLarge as PayloadTooLarge
@@ -86,6 +87,7 @@ _HOME = {
         "JobNotFound",
         "NotSerializable",
         "PayloadError",
+        "NotReplicated",
         "PayloadTooLarge",
         "RemoteError",
         "ResultExpired",

@@ -10,6 +10,7 @@
     ├── PayloadTooLarge (ValueError)           a payload or result over the limit
     ├── PayloadError (ValueError)              bytes in Redis that cannot be read
     ├── DuplicateJob (ValueError)              the id belongs to another, unfinished job
+    ├── NotReplicated                          enqueued, but too few replicas confirmed it
     ├── JobNotFound (LookupError)              no job of that id
     │   └── ResultExpired                      there was one; its result is no longer kept
     ├── ScheduleNotFound (LookupError)         no schedule of that name
@@ -66,6 +67,35 @@ class PayloadError(TaskQError, ValueError):
 
 class DuplicateJob(TaskQError, ValueError):
     """The job id is taken by another job that has not ended. Nothing was enqueued."""
+
+
+class NotReplicated(TaskQError):
+    """Jobs were enqueued, but fewer replicas confirmed them in time than `replicas=` asks for.
+
+    They wait in their queue and will run; a failover at this moment may lose them.
+
+    Attributes:
+        job_ids: ids of the jobs: `queue.handle(id)` gives their handles.
+        wanted: replicas that were asked for.
+        confirmed: replicas that confirmed.
+    """
+
+    def __init__(self, job_ids: list[str], wanted: int, confirmed: int, waited_s: float) -> None:
+        """Keep the numbers; the text says what they mean."""
+        super().__init__(job_ids, wanted, confirmed, waited_s)
+        self.job_ids = job_ids
+        self.wanted = wanted
+        self.confirmed = confirmed
+        self.waited_s = waited_s
+
+    def __str__(self) -> str:
+        """What happened, and what it means."""
+        shown = ", ".join(self.job_ids[:3]) + (" ..." if len(self.job_ids) > 3 else "")
+        return (
+            f"{self.confirmed} of {self.wanted} replicas confirmed within {self.waited_s:g} s. "
+            f"The jobs were enqueued ({shown}) and will run, unless Redis fails over to a replica "
+            "that has not heard of them. Do not enqueue them again: wait for them."
+        )
 
 
 class JobNotFound(TaskQError, LookupError):

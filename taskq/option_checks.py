@@ -133,6 +133,12 @@ def _text_or_none(value: Any) -> str | None:
     return value
 
 
+def _replicas(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
+        raise _Refused("must be a number of replicas, 0 (do not wait for any) to 100.")
+    return value
+
+
 def _retry(value: Any) -> Retry | None:
     if isinstance(value, bool) or not isinstance(value, (int, Retry, type(None))):
         raise _Refused("must be a number of retries or a Retry(...).")
@@ -185,6 +191,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "at_front": _flag,
     "unique": _unique,
     "redeliver": _flag,
+    "replicas": _replicas,
     "job_id": _job_id,
     "description": _text_or_none,
     "meta": _meta,

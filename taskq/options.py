@@ -55,6 +55,7 @@ class CallOptions(TypedDict, total=False):
     at_front: bool
     unique: bool | str | Callable[..., str | None] | None
     redeliver: bool
+    replicas: int
     on_success: Callback | str | None
     on_failure: Callback | str | None
     durable: bool
@@ -79,6 +80,7 @@ class Options:
         at_front: to the head of its queue instead of the tail.
         unique: True, a text, or a function of the arguments; None: not unique.
         redeliver: whether it runs again when its worker dies.
+        replicas: replicas of Redis that must confirm it before the call returns.
         on_success: task to enqueue, or URL to call, when it has finished.
         on_failure: the same for when it has failed for good.
         durable: whether a generator task goes on after its last recorded step.
@@ -99,6 +101,7 @@ class Options:
     at_front: bool = False
     unique: bool | str | Callable[..., str | None] | None = None
     redeliver: bool = True
+    replicas: int = 0
     on_success: Callback | str | None = None
     on_failure: Callback | str | None = None
     durable: bool = False
@@ -145,7 +148,7 @@ class Options:
             self.ttl, self.delay, self.at, self.unique, self.on_success, self.on_failure,
             self.job_id, self.meta,
         )  # fmt: skip
-        return not self.at_front and all(value is None for value in own)
+        return not self.at_front and not self.replicas and all(value is None for value in own)
 
     @cached_property
     def ttl_s(self) -> int | None:

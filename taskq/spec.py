@@ -280,6 +280,7 @@ class TaskSpec:
             # A chosen id does not tell a resend from a second job with the same id.
             token=new_id()[:12] if opts.job_id else "",
             options=opts,
+            replicas=opts.replicas,
         )
 
     def _refuse_interactive(self, _args: Arguments, _kwargs: Mapping[str, Any]) -> None:

@@ -13,8 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from taskq.broker.client import Broker
 from taskq.broker.records import NewJob
@@ -221,7 +229,7 @@ class Machine(RuleBasedStateMachine):
                 expected[self._taken_back(job_id, False)] += 1
         for worker in self.workers.values():
             if worker.claimed and self.now - worker.beat >= LEASE_S:
-                expected[0] += len(worker.claimed)
+                expected[0] += sum(self.jobs[i].state == "queued" for i in worker.claimed)
                 worker.claimed = []
         assert [requeued, failed, extended] == expected
 
@@ -233,12 +241,13 @@ class Machine(RuleBasedStateMachine):
         for job in due:
             job.state = "queued"
 
-    @rule()
-    def time_passes(self) -> None:
-        self.now += STEP_S
-        self.engine.age(self.client, STEP_S, *self.workers)
+    @rule(steps=st.integers(1, 4))
+    def time_passes(self, steps: int) -> None:
+        seconds = steps * STEP_S
+        self.now += seconds
+        self.engine.age(self.client, seconds, *self.workers)
         for member, score in self.client.zrange("rq:scheduled:default", 0, -1, withscores=True):
-            self.client.zadd("rq:scheduled:default", {member: score - STEP_S})
+            self.client.zadd("rq:scheduled:default", {member: score - seconds})
 
     # -- people ----------------------------------------------------------------------------
 
@@ -323,6 +332,20 @@ class Machine(RuleBasedStateMachine):
                 return 1
         job.state, job.begun = "queued", False
         return 0
+
+
+def check_model(broker: Broker, client: redis.Redis, *, runs: int, steps: int) -> None:
+    """Run the machine so often, with so many steps each."""
+    machine = type("Here", (Machine,), {"broker": broker, "client": client})
+    chosen = settings(
+        max_examples=runs,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=chosen)
 
 
 def _everything(

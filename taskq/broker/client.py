@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from redis import exceptions as rexc
 
-from taskq.broker import connect
+from taskq.broker import connect, replicate
 from taskq.broker.alink import AsyncLink
 from taskq.broker.answers import (
     BrokerError,
@@ -204,17 +204,28 @@ class Broker:
         Raises:
             DuplicateJob: an id is taken by another unfinished job; its chunk was not enqueued.
             BrokerUnavailable: no answer before the deadline.
+            NotReplicated: all are enqueued, but too few replicas confirmed it.
         """
         chosen = script("enqueue")
         got: list[Accepted] = []
+        replicas = replicate.wanted(jobs)
+        confirmed = replicas
         for chunk in chunks(jobs):
             make = request(chosen, self.keys, self.clock.iso(), chunk)
-            answer = run_script_blocking(self.link(), chosen, make, self.deadline_s)
+            if replicas:
+                both = replicate.with_wait(make, self.keys.own, replicas)
+                answer, heard = replicate.run(self.link(), chosen, both, self.deadline_s)
+                confirmed = min(confirmed, heard)
+            else:
+                answer = run_script_blocking(self.link(), chosen, make, self.deadline_s)
             got += accepted(chunk, answer)
+        replicate.check(got, replicas, confirmed)
         return got
 
     async def aenqueue(self, jobs: Sequence[NewJob]) -> list[Accepted]:
         """`enqueue` for asyncio programs; calls made at the same time share round trips."""
+        if replicate.wanted(jobs):
+            return await self._loop_links().enqueue_replicated(jobs)
         return await self._loop_links().gathering.enqueue(jobs)
 
     # -- end -----------------------------------------------------------------------------
@@ -230,7 +241,7 @@ class Broker:
         await self.waits.aclose()
         links = self._loops.pop(asyncio.get_running_loop(), None)
         if links is not None:
-            await links.link.aclose()
+            await links.aclose()
         self.close()
 
 
@@ -242,6 +253,27 @@ class _LoopLinks:
         self.link = broker.new_alink()
         self.gathering = Gathering(self._send)
         self._broker = broker
+        self._waiting: AsyncLink | None = None  # for replicas
+
+    async def aclose(self) -> None:
+        await self.link.aclose()
+        if self._waiting is not None:
+            await self._waiting.aclose()
+
+    async def enqueue_replicated(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+        chosen, broker = script("enqueue"), self._broker
+        if self._waiting is None:
+            self._waiting = broker.new_alink()
+        replicas = confirmed = replicate.wanted(jobs)
+        got: list[Accepted] = []
+        for chunk in chunks(jobs):
+            make = request(chosen, broker.keys, broker.clock.iso(), chunk)
+            both = replicate.with_wait(make, broker.keys.own, replicas)
+            answer, heard = await replicate.arun(self._waiting, chosen, both, broker.deadline_s)
+            confirmed = min(confirmed, heard)
+            got += accepted(chunk, answer)
+        replicate.check(got, replicas, confirmed)
+        return got
 
     async def _send(self, jobs: Sequence[NewJob]) -> Any:
         chosen, broker = script("enqueue"), self._broker

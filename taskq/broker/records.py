@@ -21,6 +21,7 @@ class NewJob:
         unique: lock to hold until the job ends, or "".
         ttl_s: how long it may wait before it is dropped, or None.
         token: tells a resend from another job with the same id; "" where the id is random.
+        replicas: replicas of Redis that must confirm it before the call returns.
         options: what its caller chose, for who looks at calls (`taskq.testing`); never sent.
     """
 
@@ -35,6 +36,7 @@ class NewJob:
     ttl_s: int | None = None
     token: str = ""
     options: Any = None
+    replicas: int = 0
 
     def place(self) -> str:
         """Where the enqueue script puts it: b, f, +SECONDS or @EPOCH."""

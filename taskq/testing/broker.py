@@ -93,6 +93,8 @@ class MemoryBroker(Broker):
         Raises:
             DuplicateJob: an id is taken by another unfinished job.
         """
+        for job in jobs:
+            job.replicas = 0  # there are none to wait for
         accepted = super().enqueue(jobs)
         self._arrived(jobs, accepted)
         return accepted

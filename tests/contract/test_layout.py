@@ -72,8 +72,8 @@ EXPORTED = """
     JobContext current_job
     Handle StreamHandle receive Step step sleep sleep_until Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
-    NotSerializable PayloadTooLarge PayloadError DuplicateJob JobNotFound ResultExpired
-    ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError StepFailed StepMismatch
+    NotSerializable PayloadTooLarge PayloadError DuplicateJob NotReplicated JobNotFound
+    ResultExpired ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError StepFailed StepMismatch
 """.split()
 """What `from taskq import *` gives; a change here is a change of the interface."""
 

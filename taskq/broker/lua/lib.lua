@@ -19,6 +19,12 @@ local function registry(kind, queue) return P .. ':' .. kind .. ':' .. queue end
 -- The uid (8 characters) of the taskq worker in `job:tqUUUUUUUUn`, or nil for stock RQ's.
 local function owner(member) return string.match(member, ':tq(%w%w%w%w%w%w%w%w)%w*$') end
 
+-- Whether an id still has something to wait for: one that was canceled while a worker claimed it has not.
+local function waits(id)
+  local s = redis.pcall('HGET', jobkey(id), 'status')
+  return s ~= 'canceled' and s ~= 'finished' and s ~= 'failed' and s ~= 'stopped'
+end
+
 -- A key of a type that it must not have is in the way of everybody: kept under another name, for a person.
 local function aside(key, want)
   local kind = redis.pcall('TYPE', key).ok

@@ -74,7 +74,7 @@ elseif what == 'claim' then
   local ids = redis.pcall('LRANGE', name, 0, -1)
   if ids.err or #ids == 0 then return '' end
   for n = #ids, 1, -1 do
-    if type(redis.pcall('LPUSH', listkey(queue), ids[n])) ~= 'number' then return '' end
+    if waits(ids[n]) and type(redis.pcall('LPUSH', listkey(queue), ids[n])) ~= 'number' then return '' end
   end
   redis.call('DEL', name)
   redis.pcall('SADD', P .. ':queues', listkey(queue))

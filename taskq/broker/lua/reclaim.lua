@@ -61,11 +61,14 @@ local function unclaim(uid)
     local ids = redis.pcall('LRANGE', claim, 0, -1)
     if not ids.err and #ids > 0 then
       local ok
-      for n = #ids, 1, -1 do ok = redis.pcall('LPUSH', listkey(queue), ids[n]) end
-      if type(ok) == 'number' then
-        redis.call('DEL', claim)
-        moved = moved + #ids
+      for n = #ids, 1, -1 do
+        if waits(ids[n]) then
+          ok = redis.pcall('LPUSH', listkey(queue), ids[n])
+          if type(ok) ~= 'number' then break end
+          moved = moved + 1
+        end
       end
+      if ok == nil or type(ok) == 'number' then redis.call('DEL', claim) end
     end
   end
   return moved

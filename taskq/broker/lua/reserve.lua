@@ -121,7 +121,7 @@ end
 -- Ids back to the head of their queue, in order.
 local function back(queue, ids)
   for i = #ids, 1, -1 do
-    if type(redis.pcall('LPUSH', listkey(queue), ids[i])) ~= 'number' then
+    if waits(ids[i]) and type(redis.pcall('LPUSH', listkey(queue), ids[i])) ~= 'number' then
       redis.call('RPUSH', OWN .. 'claim:' .. uid .. ':' .. queue, unpack(ids, 1, i))
       return
     end
