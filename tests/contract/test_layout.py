@@ -73,7 +73,8 @@ EXPORTED = """
     Handle StreamHandle receive Step step sleep sleep_until Batch wait as_completed gather
     TaskQError BrokerUnavailable ConfigError AmbiguousApp UnknownTask InvalidArguments
     NotSerializable PayloadTooLarge PayloadError DuplicateJob NotReplicated JobNotFound
-    ResultExpired ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError StepFailed StepMismatch
+    ResultExpired ResultTimeout JobCanceled JobFailed TaskTimeout RemoteError
+    StepFailed StepMismatch
 """.split()
 """What `from taskq import *` gives; a change here is a change of the interface."""
 
