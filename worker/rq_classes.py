@@ -6,6 +6,7 @@ would otherwise be handled wrongly.
 
 from __future__ import annotations
 
+import zlib
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -59,9 +60,46 @@ class LaneWorker(BaseWorker):
         release_slot(job)
 
 
+class BoundedJob(Job):
+    """RQ's job, which inflates whatever it reads: a few hundred kilobytes may be gigabytes."""
+
+    most_bytes = 64_000_000
+    """What inflates to more stays as it is: nobody can call it, and it fails with that reason."""
+
+    def restore(self, raw_data: dict[bytes, bytes]) -> Any:
+        """As RQ, but for fields that are bombs."""
+        bombs = {
+            name: b"\0" + raw_data[name]  # no zlib stream any more
+            for name in (b"data", b"exc_info")
+            if _inflates_to_more(raw_data.get(name, b""), self.most_bytes)
+        }
+        return super().restore({**raw_data, **bombs} if bombs else raw_data)
+
+
+def _inflates_to_more(data: bytes, most: int) -> bool:
+    """Whether a zlib stream holds more than `most` bytes, without holding them."""
+    if data[:1] != b"x" or len(data) * _MOST_FACTOR <= most:
+        return False
+    stream, size = zlib.decompressobj(), 0
+    try:
+        while data and not stream.eof:
+            size += len(stream.decompress(data, 1 << 20))
+            if size > most:
+                return True
+            data = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return False
+
+
+_MOST_FACTOR = 1_032
+"""Deflate makes no more of a byte (https://zlib.net/zlib_tech.html)."""
+
+
 class LaneQueue(Queue):
     """RQ's queue; remembers which dependents are ready, and schedules to the microsecond."""
 
+    job_class = BoundedJob
     own = prefix = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,7 +127,7 @@ class LaneQueue(Queue):
         return job
 
 
-class LaneJob(Job):
+class LaneJob(BoundedJob):
     """RQ's job; what it writes outside a transaction is left to the transaction."""
 
     again: tuple[float, bool, int | None] | None = None

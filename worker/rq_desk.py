@@ -12,7 +12,6 @@ from redis import exceptions as rexc
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
-from rq.job import Job
 from rq.rate_limit import RateLimitRegistry
 from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.serializers import DefaultSerializer
@@ -21,7 +20,7 @@ from taskq.broker.link import backoff_s, is_refusal
 from taskq.errors import PayloadError
 from taskq.worker.claim import YEAR_S
 from taskq.worker.outcome import describe
-from taskq.worker.rq_classes import LaneQueue, LaneWorker
+from taskq.worker.rq_classes import BoundedJob, LaneQueue, LaneWorker
 from taskq.worker.rq_end import End
 from taskq.worker.rq_fence import Fence, FencedRedis, LeaseLost
 
@@ -171,7 +170,7 @@ class Desk:
             pipeline.watch(registry.key)  # type: ignore[no-untyped-call]
             if pipeline.zscore(registry.key, job_id) is None:
                 return
-            job = Job.fetch(job_id, connection=self._connection, serializer=queue.serializer)
+            job = BoundedJob.fetch(job_id, connection=self._connection, serializer=queue.serializer)
             pipeline.multi()
             registry.remove(job_id, pipeline=pipeline)
             front = job.should_enqueue_at_front()

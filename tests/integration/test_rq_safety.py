@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,7 +20,7 @@ from rq.registry import FailedJobRegistry
 
 from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
-from tests.engine import Proxy
+from tests.engine import Proxy, descendants
 from tests.integration.test_rq_features import FUNCTIONS, Listener, called
 from tests.rq_support import arrived, ended, latest, leftovers, nothing_left, status_of
 from tests.support import WorkerStarter, wait_until
@@ -324,3 +327,25 @@ def test_two_hundred_of_each(
     wait_until(lambda: sum(w.successful_job_count for w in Worker.all(redis_client)) == 400)
     nothing_left(redis_client)
     assert process.stop() == 0
+
+
+def test_a_decompression_bomb_with_a_callback(
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
+    """RQ's own code, which settles it, would inflate 400 MB."""
+    bomb = zlib.compress(bytes(400_000_000), 1)
+    callback = Callback(fns.on_failure)
+    job = queue.enqueue(fns.add, 1, 2, on_failure=callback, at_front=True)
+    parent = queue.enqueue(fns.add, 1, 2)
+    dependent = queue.enqueue(fns.add, 3, 4, depends_on=parent)
+    sibling = queue.enqueue(fns.add, 5, 6, depends_on=parent)
+    for one in (job, dependent):
+        redis_client.hset(one.key, "data", bomb)
+    process = worker(None, "--rq")
+    for one, end in ((job, "failed"), (dependent, "failed"), (sibling, "finished")):
+        wait_until(lambda one=one, end=end: status_of(redis_client, one.id) == end, 15)
+    assert "inflates to more than" in (latest(job).exc_string or "")
+    for pid in descendants(process.pid):
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert peak is None or int(peak[1]) < 250_000
+    nothing_left(redis_client)
