@@ -26,22 +26,6 @@ if hold > NOW + 10 then
   hold = NOW + 10
   redis.pcall('HSET', mark, 'hold', micros(hold))
 end
-if NOW < hold then return { micros(NOW), 'holding', 0, 0, 0 } end
-
-local beats = {}
-local function beat(uid)
-  if beats[uid] == nil then
-    local s = redis.pcall('ZSCORE', OWN .. 'alive', uid)
-    if type(s) ~= 'string' or tonumber(s) > NOW + 60 then
-      -- its heartbeats were lost with the key, or somebody set the clock back: it gets time to be heard
-      s = micros(NOW)
-      redis.pcall('ZADD', OWN .. 'alive', s, uid)
-    end
-    beats[uid] = tonumber(s)
-  end
-  return beats[uid]
-end
-
 -- RQ's set of queues, and what workers say that they serve: neither alone can be lost with its jobs.
 local names, seen_names = {}, {}
 local function add(queue)
@@ -59,13 +43,29 @@ for n = known + 1, #names do
   if redis.pcall('EXISTS', listkey(names[n]), registry('wip', names[n])) ~= 0 then redis.pcall('SADD', listed, listkey(names[n])) end
 end
 
+for _, queue in ipairs(names) do
+  aside(listkey(queue), 'list')
+  for _, kind in ipairs({ 'wip', 'finished', 'failed', 'scheduled', 'canceled' }) do aside(registry(kind, queue), 'zset') end
+end
+if NOW < hold then return { micros(NOW), 'holding', 0, 0, 0 } end
+
+local beats = {}
+local function beat(uid)
+  if beats[uid] == nil then
+    local s = redis.pcall('ZSCORE', OWN .. 'alive', uid)
+    if type(s) ~= 'string' or tonumber(s) > NOW + 60 then
+      -- its heartbeats were lost with the key, or somebody set the clock back: it gets time to be heard
+      s = micros(NOW)
+      redis.pcall('ZADD', OWN .. 'alive', s, uid)
+    end
+    beats[uid] = tonumber(s)
+  end
+  return beats[uid]
+end
+
 local requeued, failed, extended = 0, 0, 0
 for _, queue in ipairs(names) do
   local wip = registry('wip', queue)
-  aside(listkey(queue), 'list')
-  for _, key in ipairs({ wip, registry('finished', queue), registry('failed', queue), registry('scheduled', queue), registry('canceled', queue) }) do
-    aside(key, 'zset')
-  end
   -- What is not ours stays where it is, however much of it there is: each sweep looks one page further.
   local skip = redis.pcall('HGET', mark, 'skip:' .. queue)
   skip = type(skip) == 'string' and tonumber(skip) or 0

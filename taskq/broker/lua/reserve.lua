@@ -143,7 +143,7 @@ for position = 0, #ARGV - 8 do
   end
   if #claimed > 0 then redis.call('DEL', claim) end
   local broken = redis.pcall('ZCARD', registry('wip', queue))
-  if type(broken) == 'table' then stop = true end
+  if type(broken) == 'table' then stop = not aside(registry('wip', queue), 'zset') end
   if stop then
     back(queue, claimed)
     paused[#paused + 1] = position
