@@ -123,7 +123,7 @@ def rate_of_ours(url: str, client: redis.Redis, count: int, key: str) -> float:
 
 
 def rates(url: str, scale: float) -> None:
-    few, many = int(10_000 * scale), int(100_000 * scale)
+    few, many = int(5_000 * scale), int(100_000 * scale)
     with redis.Redis.from_url(url) as client:
         for round_number in range(3):
             theirs = rate_of_rq_scheduler(client, few)

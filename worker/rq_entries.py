@@ -8,11 +8,12 @@ functions are never imported here: only ids move.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from datetime import timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from taskq.broker.client import run_script
@@ -24,7 +25,7 @@ from taskq.worker.crontab_times import host_zone
 from taskq.worker.rq_plan import Plan, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import tzinfo
 
     from taskq.broker import Broker
@@ -99,6 +100,27 @@ class Entries:
             self._held = True
             tell_held(self._keys[0], left_ms)
         return HELD_S if left_ms < 0 else min(left_ms / 1000 + 0.01, CHECK_S)
+
+
+class Aside(NamedTuple):
+    """An entry that could not be fired: id of its job, why, when it was due, since when."""
+
+    id: str
+    reason: str
+    due: float
+    since: float
+
+
+def read_asides(flat: Mapping[bytes, bytes]) -> list[Aside]:
+    """The hash `taskq:aside`, the oldest first."""
+    found = [Aside(text(raw), *json.loads(value)) for raw, value in flat.items()]
+    return sorted(found, key=lambda one: one.since)
+
+
+def asides(broker: Broker) -> list[Aside]:
+    """Entries that were set aside. Blocks; one round trip."""
+    flat = broker.call("HGETALL", f"{broker.keys.own}aside")
+    return read_asides(dict(zip(flat[::2], flat[1::2])))
 
 
 def usual_zone() -> tzinfo:

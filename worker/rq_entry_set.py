@@ -20,7 +20,7 @@ from rq.job import Job
 
 from taskq.broker.link import backoff_s
 from taskq.keys import Keys
-from taskq.worker.rq_entries import text, usual_zone
+from taskq.worker.rq_entries import read_asides, text, usual_zone
 from taskq.worker.rq_entry_jobs import from_unix, plain, unix, until_score
 from taskq.worker.rq_mover import Mover
 from taskq.worker.rq_plan import score
@@ -145,11 +145,10 @@ class EntrySet(_Scheduler):  # type: ignore[misc]  # it has no types
 
     def set_aside(self) -> list[AsideEntry]:
         """Entries that could not be fired, with the reasons; `restore(id)` puts one back."""
-        found = []
-        for raw, value in self.connection.hgetall(self._aside_key).items():
-            reason, due, since = json.loads(value)
-            found.append(AsideEntry(text(raw), reason, from_unix(due), from_unix(since)))
-        return sorted(found, key=lambda one: one.since)
+        return [
+            AsideEntry(one.id, one.reason, from_unix(one.due), from_unix(one.since))
+            for one in read_asides(self.connection.hgetall(self._aside_key))
+        ]
 
     def restore(self, job_id: str) -> bool:
         """Put an entry that was set aside back to the time at which it was due."""

@@ -68,6 +68,11 @@ class _Reader(pickle.Unpickler):
         return _Shell()
 
 
+def read_pickle(data: bytes) -> Any:
+    """What a pickle holds, with shells for objects of classes. It may raise anything."""
+    return _Reader(io.BytesIO(data)).load()
+
+
 def read_meta(meta: bytes) -> dict[str, Any]:
     """The meta of a job as a dict; objects of other classes than Python's plain ones are shells.
 
@@ -77,7 +82,7 @@ def read_meta(meta: bytes) -> dict[str, Any]:
     if not meta:
         return {}
     try:
-        found: Any = json.loads(meta) if meta[:1] == b"{" else _Reader(io.BytesIO(meta)).load()
+        found: Any = json.loads(meta) if meta[:1] == b"{" else read_pickle(meta)
     except Exception as err:
         # a broken pickle raises whatever its bytes lead to
         raise EntryError(f"Its meta cannot be read: {err!r}.") from err

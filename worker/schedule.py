@@ -19,6 +19,7 @@ from taskq.errors import BrokerUnavailable
 from taskq.schedules import code
 from taskq.schedules.asking import arun
 from taskq.schedules.firing import Firing
+from taskq.worker.rq_entries import Entries, usual_zone
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -56,7 +57,7 @@ def parts_of(app: TaskQ, link: AsyncLink) -> list[Part]:
     Raises:
         ConfigError, NotSerializable: a schedule in the code cannot be.
     """
-    return [Schedules(app, link)]
+    return [Schedules(app, link), Entries(app.broker, link, usual_zone())]
 
 
 class Schedules:

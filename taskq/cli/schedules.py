@@ -38,7 +38,10 @@ Examples:
   taskq schedules preview "0 7 * * mon-fri" --tz Europe/Berlin
 """
 
-_LAZY = {"import": ("taskq.cli.schedules_import", "import_command")}
+_LAZY = {
+    "import": ("taskq.cli.schedules_import", "import_command"),
+    "aside": ("taskq.cli.schedules_import", "aside_command"),
+}
 """Commands in modules of their own."""
 
 
