@@ -87,12 +87,13 @@ class Entries:
 
     async def stop(self) -> None:
         """Give rq-scheduler's lock back, if no other scheduler of ours is at work."""
-        await self._ask("entries_leave", [self._uid], _LEAVE_S)
+        await self._ask("entries_leave", [self._uid])
 
-    async def _ask(self, name: str, args: list[Any], patience_s: float = _PATIENCE_S) -> Any:
+    async def _ask(self, name: str, args: list[Any]) -> Any:
         chosen = script(name)
+        patience = _LEAVE_S if name == "entries_leave" else _PATIENCE_S
         return await run_script(
-            self._link, chosen, lambda _resend: pack_script(chosen, self._keys, args), patience_s
+            self._link, chosen, lambda _resend: pack_script(chosen, self._keys, args), patience
         )
 
     def _wait_for_lock(self, left_ms: int) -> float:

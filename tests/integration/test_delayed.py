@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rq.job import Retry
 
 from taskq.broker.client import Broker
 from taskq.embedded import EmbeddedRedis
+from taskq.errors import BrokerUnavailable
 from tests.conftest import AppModule
 from tests.engine import Engine, Proxy, misplaced, places
 from tests.rq_support import stock_worker
@@ -171,30 +173,34 @@ class TestLock:
         assert engine.promote()[0] == 1
 
 
-@pytest.mark.parametrize("fate", ["drop request", "drop reply"])
-def test_cut_at_every_request_of_the_mover(
-    fate: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, broker: Broker
+@pytest.mark.parametrize("how", ["cut before", "cut after", "dead before", "dead after"])
+def test_crash_points_of_the_mover(
+    how: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, broker: Broker
 ) -> None:
-    """The caller's connection breaks at its n-th request, for every n: nothing lost or doubled."""
+    """At its n-th request, for every n: the connection breaks, or the mover is dead from there on
+    and another one follows; before Redis sees that request, or when it has carried it out."""
     ids = Engine(broker).enqueue(60, delay_s=0)
-    sent, struck = 0, 1
+    struck = 1
     while redis_client.zcard("rq:scheduled:default"):
-        sent = 0
+        seen: list[bytes] = []
 
-        def watch(_request: bytes, at: int = struck) -> str | None:
-            nonlocal sent
-            sent += 1
-            return fate if sent == at else None
+        def watch(request: bytes, at: int = struck, seen: list[bytes] = seen) -> str | None:
+            seen.append(request)
+            if len(seen) == at:
+                return "drop request" if "before" in how else "drop reply"
+            return "drop request" if len(seen) > at and "dead" in how else None
 
         proxy = Proxy(redis_server.port, watch)
-        cut = Broker(proxy.url)
-        try:
-            cut.script("promote", [cut.keys.prefix, cut.keys.own], [cut.clock.iso(), 5, "default"])
-        finally:
-            cut.close()
-            proxy.close()
+        cut = Broker(proxy.url, deadline_s=10.0 if "cut" in how else 0.05)
+        args = [cut.clock.iso(), 5, "default"]
+        with suppress(BrokerUnavailable):
+            cut.script("promote", [cut.keys.prefix, cut.keys.own], args)
+        cut.close()
+        proxy.close()
+        if "dead" in how:
+            broker.script("promote", [cut.keys.prefix, cut.keys.own], args)
         assert misplaced(redis_client, ids) == {}
-        struck = struck + 1 if sent >= struck else 1
+        struck = struck + 1 if len(seen) >= struck else 1
     assert Counter(redis_client.lrange("rq:queue:default", 0, -1)) == Counter(
         one.encode() for one in ids
     )

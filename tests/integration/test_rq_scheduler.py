@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,8 @@ from rq_scheduler import Scheduler
 
 from taskq.broker.client import Broker
 from taskq.embedded import EmbeddedRedis
-from taskq.worker import RQScheduler
+from taskq.errors import BrokerUnavailable
+from taskq.worker import RQScheduler, rq_entries
 from taskq.worker.rq_entries import Entries
 from tests.conftest import AppModule
 from tests.engine import Proxy
@@ -590,23 +592,29 @@ RQScheduler(connection=redis.Redis.from_url({redis_url!r}), interval=1).run()
 # -- broken connections --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fate", ["drop request", "drop reply"])
-def test_cut_at_every_request_of_the_scheduler(
-    fate: str, jobs, redis_server: EmbeddedRedis, redis_client: redis.Redis
-) -> None:
-    """The scheduler's connection breaks at its n-th request, for every n."""
-    stock = Scheduler(connection=redis_client)
-
-    async def look(url: str) -> None:
-        broker = Broker(url)
-        link = broker.new_alink()
-        entries = Entries(broker, link)
+async def serve(url: str) -> None:
+    """A scheduler that looks until nothing is due, and leaves."""
+    broker = Broker(url)
+    link = broker.new_alink()
+    entries = Entries(broker, link)
+    try:
         while await entries.step() == 0.0:
             pass
         await entries.stop()
+    finally:
         await link.aclose()
         await broker.aclose()
 
+
+@pytest.mark.parametrize("how", ["cut before", "cut after", "dead before", "dead after"])
+def test_crash_points_of_the_scheduler(
+    how: str, jobs, redis_server: EmbeddedRedis, redis_tcp_url: str, redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """At its n-th request, for every n: the connection breaks, or the scheduler is dead from there
+    on and another one follows; before Redis sees that request, or when it has carried it out."""
+    monkeypatch.setattr(rq_entries, "_PATIENCE_S", 10 if "cut" in how else 0.05)
+    stock = Scheduler(connection=redis_client)
     struck = 1
     while True:
         redis_client.flushall()
@@ -618,16 +626,22 @@ def test_cut_at_every_request_of_the_scheduler(
 
         def watch(request: bytes, at: int = struck, seen: list[bytes] = seen) -> str | None:
             seen.append(request)
-            return fate if len(seen) == at else None
+            if len(seen) == at:
+                return "drop request" if "before" in how else "drop reply"
+            return "drop request" if len(seen) > at and "dead" in how else None
 
         proxy = Proxy(redis_server.port, watch)
-        asyncio.run(look(proxy.url))
+        if "dead" in how:
+            with suppress(BrokerUnavailable):
+                asyncio.run(serve(proxy.url))
+            asyncio.run(serve(redis_tcp_url))
+        else:
+            asyncio.run(serve(proxy.url))
         proxy.close()
         assert sorted(queued(redis_client)) == sorted(job.id for job in once + often)
         assert redis_client.zcard(SET) == 3
         for job in often:
             assert Job.fetch(job.id, connection=redis_client).meta["repeat"] == 4
-        assert not redis_client.exists(LOCK)
         if len(seen) < struck:
             break
         struck += 1
