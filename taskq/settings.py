@@ -46,6 +46,7 @@ class Settings:
         webhook_secret: keys that sign webhooks, the first one first; empty: made from `secret`.
         webhook_http: hosts to which webhooks may go by plain http.
         webhook_private: whether webhooks may go to private networks.
+        rq_scheduler_tz: zone of rq-scheduler's cron entries that name none, or "local".
         eager: whether `.delay()` runs the task at once, in the caller.
         file: the pyproject.toml that was read, or None.
         table: its whole [tool.taskq], unchecked.
@@ -60,6 +61,7 @@ class Settings:
     webhook_secret: tuple[str, ...] = field(default=(), repr=False)
     webhook_http: tuple[str, ...] = ()
     webhook_private: bool = True
+    rq_scheduler_tz: str = "UTC"
     eager: bool = False
     file: Path | None = None
     table: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -106,6 +108,7 @@ def load(path: Path | str | None = None) -> Settings:
         webhook_secret=_secrets("TASKQ_WEBHOOK_SECRET", os.environ.get("TASKQ_WEBHOOK_SECRET")),
         webhook_http=read("webhook_http", _names, defaults.webhook_http),
         webhook_private=read("webhook_private", _boolean, defaults.webhook_private),
+        rq_scheduler_tz=read("rq_scheduler_tz", _text, defaults.rq_scheduler_tz),
         eager=read("eager", _boolean, defaults.eager),
         file=file,
         table=table,

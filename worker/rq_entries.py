@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from datetime import timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
 from taskq.errors import ConfigError
 from taskq.ids import new_id
+from taskq.settings import load
 from taskq.worker.crontab_times import host_zone
 from taskq.worker.rq_plan import Plan, plan
 
@@ -125,19 +125,20 @@ def asides(broker: Broker) -> list[Aside]:
 
 
 def usual_zone() -> tzinfo:
-    """The zone of cron expressions that name none: `TASKQ_RQ_SCHEDULER_TZ`, else UTC.
+    """The zone of cron expressions that name none: the setting `rq_scheduler_tz`, else UTC.
 
     Raises:
         ConfigError: there is no such zone.
     """
-    name = os.environ.get("TASKQ_RQ_SCHEDULER_TZ", "UTC")
+    name = load().rq_scheduler_tz
     if name == "local":
         return host_zone()
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as err:
         raise ConfigError(
-            f'TASKQ_RQ_SCHEDULER_TZ is {name!r}: give a zone as "Europe/Berlin", or "local".'
+            f"TASKQ_RQ_SCHEDULER_TZ (or rq-scheduler-tz) is {name!r}: give a zone as "
+            '"Europe/Berlin", or "local".'
         ) from err
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -188,17 +189,19 @@ class EntrySet(_Scheduler):  # type: ignore[misc]  # it has no types
 
         Wakes when the next one is due. Goes on when Redis was away.
         """
-        self.register_birth()
         self._install_signal_handlers()
-        failures = 0
+        failures, born = 0, False
         try:
             while True:
                 try:
+                    if not born:
+                        self.register_birth()
+                        born = True
                     self.heartbeat()
                     pause = self._mover.fire_due()[1]
                     self._lock_acquired = self._mover.holds
                     failures = 0
-                except (rexc.RedisError, OSError) as err:
+                except (rexc.ConnectionError, rexc.TimeoutError, OSError) as err:
                     failures += 1
                     pause = backoff_s(failures)
                     log.warning("No entries can be fired now: %s", err)
@@ -208,6 +211,11 @@ class EntrySet(_Scheduler):  # type: ignore[misc]  # it has no types
         finally:
             self.remove_lock()
             self.register_death()
+
+    def _install_signal_handlers(self) -> None:
+        """TERM and INT end `run`; outside the main thread Python allows no handlers."""
+        if threading.current_thread() is threading.main_thread():
+            super()._install_signal_handlers()
 
     def _now(self) -> float:
         seconds, micros = self.connection.time()

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -582,6 +583,26 @@ RQScheduler(connection=redis.Redis.from_url({redis_url!r}), interval=1).run()
         finally:
             process.terminate()
             process.wait(10)
+        assert not redis_client.exists(LOCK)
+
+    def test_run_goes_on_after_an_outage_and_in_any_thread(
+        self, ours, jobs, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = ours.enqueue_at(utc(-1), jobs.add, 1)
+        failures = [redis.ConnectionError("away"), redis.TimeoutError("away")]
+        birth = ours.register_birth
+
+        def born() -> None:
+            if failures:
+                raise failures.pop()
+            birth()
+
+        monkeypatch.setattr(ours, "register_birth", born)
+        thread = threading.Thread(target=ours.run, kwargs={"burst": True})
+        thread.start()
+        thread.join(15)
+        assert not thread.is_alive()
+        assert queued(redis_client) == [job.id]
         assert not redis_client.exists(LOCK)
 
     def test_no_connection(self) -> None:

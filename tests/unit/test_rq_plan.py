@@ -234,7 +234,7 @@ def test_the_usual_zone_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKQ_RQ_SCHEDULER_TZ", "local")
     assert str(usual_zone()) == "Asia/Kathmandu"
     monkeypatch.setenv("TASKQ_RQ_SCHEDULER_TZ", "Mars")
-    with pytest.raises(ConfigError, match="TASKQ_RQ_SCHEDULER_TZ is 'Mars'"):
+    with pytest.raises(ConfigError, match="TASKQ_RQ_SCHEDULER_TZ .* is 'Mars'"):
         usual_zone()
 
 
