@@ -21,7 +21,13 @@ from taskq.broker.outcomes import Kind, Outcome
 from taskq.broker.scripts import script
 from taskq.broker.tap import FULL, PAGE, START, Entries, Place, Tap
 from taskq.commands import pack_error
-from taskq.errors import BrokerUnavailable, JobNotFound, PayloadError, ResultTimeout
+from taskq.errors import (
+    BrokerUnavailable,
+    JobNotFound,
+    PayloadError,
+    ResultTimeout,
+    TaskQError,
+)
 from taskq.future import Handle
 from taskq.ids import new_id
 from taskq.pending import Timeout, on_slow, refuse_in_loop, seconds_of
@@ -114,6 +120,11 @@ class StreamHandle(Handle[R_co], Generic[Y_co, S_contra, R_co]):
         return self._sent(await self._app.broker.arun("send", self._message(kind, body)))
 
     def _message(self, kind: str, body: str | bytes) -> Callable[[bool], bytes]:
+        if self._task is not None and self._task.opts.durable:
+            raise TaskQError(
+                f"{self._task.name} is durable: what is sent to a job is no part of its recorded "
+                "steps, so it cannot receive anything. Nothing was sent."
+            )
         keys, token = self._app.broker.keys, new_id()
 
         def make(resend: bool) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 import redis
 from rq.job import Job
 
-from taskq import JobCanceled, JobFailed, TaskTimeout
+from taskq import JobCanceled, JobFailed, TaskQError, TaskTimeout
 from tests.conftest import AppModule
 from tests.engine import Proxy, descendants, misplaced, places, status
 from tests.rq_support import stock_worker
@@ -306,6 +306,9 @@ def test_steps_of_every_kind(app, target, worker: WorkerStarter, ledger, redis_c
     assert 400 < kept <= 500, "records are kept as long as the result"
     told = list(app.not_durable.delay().stream())
     assert "durable=True" in told[0]
+    for send in (lambda: handle.send(1), lambda: handle.throw(ValueError())):
+        with pytest.raises(TaskQError, match="is durable: .* Nothing was sent"):
+            send()
 
 
 def test_a_kill_costs_at_most_the_step_in_flight(app, target, worker, ledger, redis_client):
