@@ -8,9 +8,7 @@ the serializer writes, so it is the same in every process.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
-import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -22,11 +20,9 @@ from taskq.commands import Command
 from taskq.definition import module_name, yields
 from taskq.errors import ConfigError, StepFailed
 from taskq.exc_names import class_names
+from taskq.fingerprint import fingerprint
 from taskq.option_checks import check_option
 from taskq.retry import Retry, RetryLater
-from taskq.serializers.json import encode
-from taskq.serializers.tags import MARK
-from taskq.serializers.unfit import Unfit
 from taskq.spec import Arguments, TaskSpec
 
 if TYPE_CHECKING:  # the checkers bring it along; at run time Python 3.10 does not have it
@@ -36,7 +32,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_MOST_ITEMS = 1_000_000
 _OPTIONS = ("name", "timeout", "retry", "redeliver")
 
 
@@ -278,30 +273,6 @@ def sleep_until(when: datetime) -> Sleep:
     if at is None:
         raise ConfigError("sleep_until(): when=None: must be an aware datetime.")
     return Sleep(until=at)
-
-
-def fingerprint(args: Arguments, kwargs: Mapping[str, Any]) -> str:
-    """A hash of arguments, the same in every process.
-
-    Of what JSON cannot carry (a client, a connection) only the class counts.
-    """
-    parts = [[_canonical(one) for one in args], {k: _canonical(v) for k, v in kwargs.items()}]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _canonical(value: Any) -> Any:
-    try:
-        return json.loads(encode(value, _MOST_ITEMS), object_hook=_sorted_sets)
-    except Unfit:
-        return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
-
-
-def _sorted_sets(found: dict[str, Any]) -> Any:
-    """The members of a set in one order: Python's differs from process to process."""
-    if found.get(MARK) in ("set", "frozenset") and isinstance(found.get("v"), list):
-        found["v"] = sorted(found["v"], key=lambda one: json.dumps(one, sort_keys=True))
-    return found
 
 
 def _name_of(fn: Any) -> str:

@@ -105,7 +105,7 @@ class Runners:
     def stuck(self) -> int:
         """Threads and coroutines that were abandoned and have not ended: they hold memory."""
         stuck = self.threads.stuck + self.coroutines.stuck + self.generators.stuck
-        return stuck + self.steps.stuck
+        return stuck + self.steps.slots.stuck
 
     @property
     def closing(self) -> bool:

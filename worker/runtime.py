@@ -101,7 +101,7 @@ class Runtime:
         self._room = Room(settings, modes, life, self._runners, self.settler)
         self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
         self._runners.processes.attach(me.name, self._fetcher.nudge, warm="process" in modes)
-        self._runners.steps.processes.attach(me.name, bool, warm=False)
+        self._runners.steps.slots.processes.attach(me.name, bool, warm=False)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
         self._scheduler = SchedulerService(parts_of(app, link) if settings.with_scheduler else ())
         self._listener = Listener(broker, me.name, self._heard)
@@ -215,7 +215,7 @@ class Runtime:
                       "and they run again", self.settler.pending)  # fmt: skip
         await self._until(lambda: not self._door.inside, _LANE_AT_END_S)
         await self._resources.stop()
-        pools = (self._runners.processes, self._runners.steps.processes)
+        pools = (self._runners.processes, self._runners.steps.slots.processes)
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)
         for service in self._services:
             service.cancel()

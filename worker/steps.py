@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 from taskq.errors import PayloadError, PayloadTooLarge, StepFailed
@@ -26,11 +25,10 @@ from taskq.worker.outcome import (
     names_of,
     result_value,
 )
-from taskq.worker.process_runner import ProcessRunner
 from taskq.worker.settings import MAX_CRASHES
-from taskq.worker.step_claim import StepClaim, StepCoroutines
+from taskq.worker.step_claim import StepClaim
 from taskq.worker.step_records import Record, StepRecords
-from taskq.worker.thread_runner import ThreadRunner
+from taskq.worker.step_slots import StepSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from taskq.worker.claim import Claim
     from taskq.worker.generator_run import Run
     from taskq.worker.journal import Part, Pending
-    from taskq.worker.runner import Runner
     from taskq.worker.settings import WorkerSettings
 
 log = logging.getLogger("taskq.worker")
@@ -54,6 +51,7 @@ class Steps:
     """The steps of all durable jobs of a process.
 
     Attributes:
+        slots: where they run.
         in_threads: whether steps of mode "process" run in threads (in tests).
         closing: whether the worker stops: no further step begins.
     """
@@ -73,9 +71,7 @@ class Steps:
             link: carries them.
             wake: runs a function on the event loop, from any thread.
         """
-        self.threads = ThreadRunner(settings.threads, _begin, self._ended, wake)
-        self.coroutines = StepCoroutines(settings.concurrency, _begin, self._ended)
-        self.processes = ProcessRunner(settings, _begin, self._ended)
+        self.slots = StepSlots(settings, self._ended, wake)
         self.records = StepRecords(app.broker, link)
         self.wake = wake
         self.in_threads = False
@@ -84,12 +80,6 @@ class Steps:
         self._clock = app.broker.clock
         self._loop = asyncio.get_running_loop()
         self._active: dict[Run, Pending] = {}
-        self._all: tuple[Runner, ...] = (self.threads, self.coroutines, self.processes)
-
-    @property
-    def stuck(self) -> int:
-        """Threads and coroutines that were abandoned and have not ended."""
-        return self.threads.stuck + self.coroutines.stuck
 
     def now(self) -> float:
         """Seconds since 1970, by Redis's clock."""
@@ -125,10 +115,8 @@ class Steps:
         elif part.has_begun and not part.command.redeliver:
             gone = "its worker was gone before its end was recorded, and it says redeliver=False"
             self._failed(run, part, ["taskq.errors.JobFailed"], gone)
-        elif not part.command.redeliver:
-            self._record(run, part, journal.BEGUN, None, lambda: self._start(run, part))
         else:
-            self._start(run, part)
+            self._launch(run, part)
 
     def _timer_set(self, part: Part) -> None:
         if part.due <= self.now():
@@ -168,7 +156,15 @@ class Steps:
             self.abort(run, strike=True)
             run.condemn(Interrupted("shutdown"))
         else:
+            self._launch(run, part)
+
+    def _launch(self, run: Run, part: Part) -> None:
+        """Run a step; of one that must not run twice it is written first that it begins."""
+        if part.command.redeliver:  # type: ignore[union-attr]
             self._start(run, part)
+        else:
+            part.due = 0.0
+            self._record(run, part, journal.BEGUN, part.tries, lambda: self._start(run, part))
 
     # -- a try ---------------------------------------------------------------------------
 
@@ -187,12 +183,7 @@ class Steps:
         except Exception as err:  # noqa: BLE001 (whatever the arguments do)
             self._ended(claim, None, err)
             return
-        self._runner(claim).submit(claim)
-
-    def _runner(self, claim: Claim) -> Runner:
-        if claim.mode == "process":
-            return self.processes
-        return self.coroutines if claim.mode == "asyncio" else self.threads
+        self.slots.submit(claim)
 
     def _ended(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A try has ended: called by the runners."""
@@ -305,34 +296,17 @@ class Steps:
             claim, part.claim = part.claim, None
             if claim is None:
                 continue
-            runner = self._runner(claim)
-            if runner.take_back(claim):
-                continue
-            if claim.mode == "thread":
-                claim.context.cancel_requested = True
-                if strike:  # its time is over now
-                    ran_s = time.monotonic() - claim.begun_mono
-                    claim.deadline = max(round(ran_s, 3) - 0.001, 0.001)
-            elif strike:
-                runner.interrupt(claim)
-            else:
-                runner.request_cancel(claim)
+            self.slots.stop(claim, strike=strike)
 
     def check_limits(self, now: float) -> None:
         """Hold steps to their time limits. Called every 25 or 50 ms."""
-        for runner in self._all:
-            runner.check_limits(now)
+        self.slots.check_limits(now)
 
     def abandon(self) -> None:
         """Forget what runs, let threads and processes end."""
-        for runner in self._all:
-            runner.abandon()
+        self.slots.abandon()
         for run in list(self._active):
             self._drop(run)
-
-
-def _begin(claim: Claim) -> None:
-    claim.begin()
 
 
 def _refused(run: Run, part: Part, answer: int) -> BaseException:

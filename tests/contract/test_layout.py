@@ -25,7 +25,7 @@ else:
 
 INNER_FIRST = """
     errors clock states histogram settings keys ids
-    serializers exc_names retry timing
+    serializers fingerprint exc_names retry timing
     terminal
     broker
     context commands logs

@@ -227,10 +227,17 @@ def with_children():
     except StepFailed as err:
         return [one, err.message]
 
+def fails_then_stops(what):
+    if (HERE / f"{what}.tried").exists():
+        stop(what)
+    (HERE / f"{what}.tried").touch()
+    raise OSError("first")
+
 @queue.task(durable=True)
-def once_only(how):
+def once_only(how, second):
+    what = fails_then_stops if second else stop
     try:
-        yield step(stop, how).options(redeliver=False)
+        yield step(what, how).options(redeliver=False, retry=2)
     except StepFailed as err:
         return err.message
 
@@ -454,8 +461,9 @@ def test_a_job_process_that_dies_costs_a_try(app, target, worker, ledger):
 
 def test_at_most_once(app, target, worker):
     worker(target)
-    told = app.once_only.delay("once").result(timeout=15)
+    told = app.once_only.delay("once", False).result(timeout=15)
     assert "redeliver=False" in told
+    assert "redeliver=False" in app.once_only.delay("later", True).result(timeout=15)
 
 
 def test_time_limits(app, target, worker, ledger, redis_client):

@@ -28,8 +28,9 @@ from taskq import (
     task,
 )
 from taskq.commands import adrain, drain
+from taskq.fingerprint import fingerprint
 from taskq.serializers import Codec
-from taskq.steps import Step, fingerprint
+from taskq.steps import Step
 from taskq.worker.claim import Claim
 from taskq.worker.journal import ERROR, TIMER, TRYING, VALUE, Journal
 from tests.support import ROOT
@@ -130,7 +131,7 @@ def test_a_hash_is_of_the_values():
 
 def test_a_hash_is_the_same_in_every_process():
     code = (
-        "from taskq.steps import fingerprint; "
+        "from taskq.fingerprint import fingerprint; "
         "print(fingerprint(({'ab', 'cd', 'ef', (1, 'x')},), {'k': frozenset('xyz')}))"
     )
     found = {
