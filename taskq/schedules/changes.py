@@ -129,12 +129,14 @@ def remove(name: str) -> Steps[bool]:
     return bool(answer == 1)
 
 
-def park(name: str, version: str, error: str) -> Steps[bool]:
-    """Set a schedule aside that cannot be fired, with the reason; a change of it brings it back."""
+def park(name: bytes, version: bytes, error: str) -> Steps[bool]:
+    """Set a schedule aside that cannot be fired, with the reason; a change of it brings it back.
+
+    An occurrence of it that waited is dropped. Where its hash was gone, it has one again.
+    """
     fields = ["error", error[:500], "v", _version()]
-    (answer,) = yield Run(
-        "schedule_set", [name, "set", version or "*", "*", "inf", 0, len(fields), *fields]
-    )
+    args = [name, "set", version, "*", "inf", 1, "held", len(fields), *fields]
+    (answer,) = yield Run("schedule_set", args)
     return bool(answer == 1)
 
 

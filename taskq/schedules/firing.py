@@ -49,9 +49,14 @@ class Look(NamedTuple):
 
 
 class _Order(NamedTuple):
-    """One schedule as the script is told of it; `fires_ms`: when it fires next, if it does."""
+    """One schedule as the script is told of it.
 
-    name: str
+    Attributes:
+        is_due: else an occurrence of it waits for the one before.
+        fires_ms: when it fires next, if it does.
+    """
+
+    is_due: bool
     fires_ms: int | None
     args: list[Any]
     jobs: list[NewJob]
@@ -97,13 +102,14 @@ class Firing:
         broken = 0
         for op, flat in (("due", due), ("held", held)):
             for raw, found in zip(flat[::2], flat[1::2]):
-                name, fields = raw.decode("utf-8", "surrogateescape"), as_dict(found)
+                fields = as_dict(found)
                 try:
-                    order = self._order(op, name, fields, now)
-                except (ValueError, OverflowError) as error:
+                    order = self._order(op, raw.decode(), fields, now)
+                except Exception as error:  # noqa: BLE001 (one that is broken must not hold up the rest)
                     broken += 1
-                    log.error("The schedule %r cannot be fired, set aside: %s", name, error)
-                    yield from changes.park(name, fields.get(b"v", b"").decode(), str(error))
+                    log.error("The schedule %r cannot be fired, set aside: %s",
+                              raw.decode("utf-8", "replace"), error)  # fmt: skip
+                    yield from changes.park(raw, fields.get(b"v", b""), str(error))
                     continue
                 if order is not None:
                     orders.append(order)
@@ -143,7 +149,8 @@ class Firing:
             new: list[NewJob] = []
             for order, answer in zip(page, answers):
                 if isinstance(answer, int):
-                    others += answer == -1
+                    # one that waits for the job before it says -1, too, and that is no progress
+                    others += answer == -1 and order.is_due
                     continue
                 ours += 1
                 ids = {raw.decode() for raw in answer}
@@ -186,7 +193,7 @@ class Firing:
             "" if plan.next_ms is None else plan.next_ms, "inf" if fires_ms is None else fires_ms,
             plan.dropped, len(jobs),
         ]  # fmt: skip
-        return _Order(name, fires_ms, head + _job_args(plan.fire, jobs), jobs)
+        return _Order(True, fires_ms, head + _job_args(plan.fire, jobs), jobs)
 
     def _held(self, found: Record) -> _Order | None:
         name, state = found.name, found.state
@@ -194,7 +201,7 @@ class Firing:
             return None
         job = self._job(found, state.held_ms)
         head = [name, "held", state.version, state.held_ms, "", "inf", 0, 1]
-        return _Order(name, None, head + _job_args((state.held_ms,), [job]), [job])
+        return _Order(False, None, head + _job_args((state.held_ms,), [job]), [job])
 
     def _job(self, found: Record, due_ms: int) -> NewJob:
         where = (due_ms, found.terms.tz)

@@ -19,6 +19,10 @@ FOR = "tq_for"
 """Field of a job: the occurrence it was made for, "MILLISECONDS ZONE"."""
 
 
+_MOST_FIELDS = 400
+"""Of a prepared job. Ours have a dozen; a script cannot take thousands."""
+
+
 class ScheduleKeys:
     """Names of the keys of schedules."""
 
@@ -154,6 +158,9 @@ def read(name: str, flat: Mapping[bytes, bytes]) -> Record:
         ValueError: it is broken, or names a zone that this machine does not know.
     """
     try:
+        fields = tuple(from_netstrings(flat.get(b"fields", b"")))
+        if len(fields) > _MOST_FIELDS:
+            raise ValueError(f"its prepared job has {len(fields) // 2} fields")
         return Record(
             name,
             _terms(flat),
@@ -161,7 +168,7 @@ def read(name: str, flat: Mapping[bytes, bytes]) -> Record:
                 task=_text(flat, b"task"),
                 queue=_text(flat, b"queue") or _missing(b"queue"),
                 data=flat.get(b"data") or _missing(b"data"),
-                fields=tuple(from_netstrings(flat.get(b"fields", b""))),
+                fields=fields,
                 at_front=flat.get(b"place") == b"f",
                 unique=_text(flat, b"unique"),
                 ttl_s=_number(flat, b"ttl"),

@@ -234,21 +234,27 @@ def test_many_due_at_once_are_all_fired(app: ModuleType, hand: Hand) -> None:
 def test_a_broken_schedule_is_set_aside_and_holds_up_nobody(
     app: ModuleType, hand: Hand, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("expression", "zone", "number", "gone", "type", "next", "good"):
+    for name in ("expression", "zone", "number", "gone", "type", "next", "fields", "good"):
         hand.put("2026-03-01T12:00", name, app.add.call(1), Cron("0 * * * *"))
     redis_client.hset("taskq:schedule:expression", "when", "cron 99 * * * *")
     redis_client.hset("taskq:schedule:zone", "tz", "Mars/Base")
     redis_client.hset("taskq:schedule:number", "anchor", "soon")
     redis_client.hdel("taskq:schedule:next", "next")
+    redis_client.hset("taskq:schedule:fields", "fields", b"1:a" * 20_000)
+    redis_client.zadd("taskq:schedules", {b"\xff\xfe": 0})
+    redis_client.hset(b"taskq:schedule:\xff\xfe", "v", "x")
+    redis_client.sadd("taskq:schedules:held", "gone", "never there")
     redis_client.delete("taskq:schedule:gone", "taskq:schedule:type")
     redis_client.set("taskq:schedule:type", "x")
     with caplog.at_level(logging.ERROR, "taskq.scheduler"):
         assert hand.until_idle("2026-03-01T13:00") == [job_id("good", ms("2026-03-01T13:00"))]
-    assert len(caplog.records) == 6
-    assert hand.look("2026-03-01T13:01").pause_s == 59 * 60
+        assert hand.look("2026-03-01T13:01").pause_s == 59 * 60
+    assert len(caplog.records) == 10  # each once; "gone" was due and had one that waited
+    assert redis_client.zcount("taskq:schedules", "-inf", "(inf") == 1
+    assert redis_client.scard("taskq:schedules:held") == 0
     found = Inspector(app.queue.broker).run(schedules(app.queue.broker.keys))
     errors = {row.name: row.error for row in found.rows if row.error}
-    assert set(errors) == {"expression", "zone", "number", "gone", "type", "next"}
+    assert {"expression", "zone", "number", "gone", "type", "next", "fields"} < set(errors)
     assert "Mars/Base" in errors["zone"]
     assert "minute cannot be read" in errors["expression"]
     # made again, it works again

@@ -58,6 +58,7 @@ while i <= last do
       if gone > 0 then redis.call('HDEL', key, unpack(ARGV, i + 2, first - 1)) end
       redis.call('HSET', key, unpack(ARGV, first + 1, stop))
       belongs(name, app, redis.call('HGET', key, 'app') or '')
+      if redis.call('HEXISTS', key, 'held') == 0 then redis.pcall('SREM', HELD, name) end
       if score ~= '' then
         redis.call('ZADD', KEY, score == 'inf' and '+inf' or score, name)
         -- schedulers sleep until the next that is not due yet: nothing stands between now and this one
