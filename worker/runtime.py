@@ -309,7 +309,8 @@ class Runtime:
     def _heard(self, channel: str, text: str) -> None:
         if channel == "wake":
             self._promoter.nudge()
-            self._scheduler.nudge()
+            if not text:  # else of a queue
+                self._scheduler.nudge()
         elif channel == "cancel" and text:
             self._runners.cancel(text)
         elif channel == "cancel":

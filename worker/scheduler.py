@@ -39,7 +39,12 @@ async def _serve(app: TaskQ) -> int:
             loop.add_signal_handler(number, stop.set)
     link = app.broker.new_alink()
     service = SchedulerService(parts_of(app, link))
-    listener = Listener(app.broker, "-", lambda channel, _text: _heard(service, channel))
+
+    def heard(channel: str, text: str) -> None:
+        if channel == "wake" and not text:  # with a text: delayed jobs of that queue
+            service.nudge()
+
+    listener = Listener(app.broker, "-", heard)
     serving = loop.create_task(service.run())
     listening = loop.create_task(listener.run())
     log.info("Scheduler ready")
@@ -52,8 +57,3 @@ async def _serve(app: TaskQ) -> int:
     await app.aclose()
     log.info("Stopped")
     return 0
-
-
-def _heard(service: SchedulerService, channel: str) -> None:
-    if channel == "wake":
-        service.nudge()
