@@ -181,13 +181,14 @@ def test_below_another_prefix(
     app.queue.close()
 
 
+@pytest.mark.timeout(60)
 def test_a_callback_of_a_schedule_s_job_is_enqueued_when_it_has_ended(
     app: ModuleType, hand: Hand, worker: Any, target: str, redis_client: redis.Redis
 ) -> None:
     call = app.add.options(on_success=app.told).call(1)
     hand.put("2026-03-01T12:00", "add", call, Every(hours=1))
     (job,) = hand.until_idle("2026-03-01T13:00")
-    worker(target, "--burst", ready=False).wait(20)
+    worker(target, "--burst", ready=False).wait(50)
     assert app.queue.handle(job).status() == "finished"
     callback = app.queue.handle(f"{job}-success")
     assert callback.status() == "finished"
