@@ -32,7 +32,8 @@ from taskq.broker.scripts import script
 
 FAULTS = ("request", "reply", "kill")
 SCRIPTS = (
-    "beat cancel enqueue promote progress recover release requeue reserve settle strays yield"
+    "beat cancel enqueue promote progress recover release requeue reserve settle strays yield "
+    "schedule_due schedule_fire schedule_set"
 ).split()
 NOT_COUNTED = frozenset({b"HELLO", b"AUTH", b"SELECT", b"PING"})
 """The handshake of a connection: a break there is the same as one at its first command."""
