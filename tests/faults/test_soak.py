@@ -70,7 +70,7 @@ class Soak:
         self.workers.append(self.start_worker())
 
     def stop(self, at: int) -> None:
-        assert self.workers.pop(at).stop(60) == 0
+        assert self.workers.pop(at).stop(150) == 0
         self.workers.append(self.start_worker())
 
     def freeze(self, at: int) -> None:
