@@ -52,5 +52,8 @@ def parse_iso(text: str) -> float:
     Raises:
         ValueError: the text is no such date.
     """
+    if len(text) == 27 and text[26] == "Z" and text[10] == "T":
+        # a tenth of strptime's time, which is most of the cost of a list of jobs
+        return datetime.fromisoformat(text[:26]).replace(tzinfo=timezone.utc).timestamp()
     form = "%Y-%m-%dT%H:%M:%S.%fZ" if "." in text else "%Y-%m-%dT%H:%M:%SZ"
     return datetime.strptime(text, form).replace(tzinfo=timezone.utc).timestamp()

@@ -107,7 +107,8 @@ async def register(broker: Broker, link: AsyncLink, me: Identity, version: str) 
     commands: list[Sequence[Any]] = [
         ("HSET", key, "birth", now, "last_heartbeat", now, "queues", ",".join(me.queues),
          "pid", os.getpid(), "hostname", me.host, "ip_address", "", "version", version,
-         "python_version", sys.version, "state", "idle", "tq_kind", platform.system()),
+         "python_version", sys.version, "state", "idle",
+         "tq_kind", platform.system(), "tq_slots", me.slots),
         ("EXPIRE", key, KEEP_S),
         ("SADD", keys.workers, key),
         *(("SADD", f"{keys.prefix}:workers:{queue}", key) for queue in me.queues),

@@ -13,6 +13,7 @@ from taskq.broker.client import BrokerError
 from taskq.broker.link import pack_all
 from taskq.errors import BrokerUnavailable
 from taskq.worker import heartbeat
+from taskq.worker.loading import resident_mb
 from taskq.worker.outcome import lost_text
 from taskq.worker.records import PAGE
 
@@ -71,6 +72,7 @@ class Presence:
         self._door = door
         self._story = lost_text()
         self._stuck = 0
+        self._memory_mb = 0.0
 
     async def hello(self) -> None:
         """Register; waits for Redis as long as it takes."""
@@ -108,7 +110,7 @@ class Presence:
             me.uid, me.name, "\n".join(me.queues), "busy" if running else "idle", _begun(due[:PAGE])
         )
         await heartbeat.beat(self._broker, self._link, [one])
-        await self._show_stuck()
+        await self._show_state()
         for start in range(0, len(due), PAGE):
             # what has ended meanwhile is erased already
             page = [c for c in due[start : start + PAGE] if self._runners.runs(c)]
@@ -117,15 +119,16 @@ class Presence:
             if page:
                 await self._records.write(page)
 
-    async def _show_stuck(self) -> None:
-        """Write how many threads and coroutines are abandoned, where that has changed."""
-        stuck = self._runners.stuck
-        if stuck == self._stuck:
+    async def _show_state(self) -> None:
+        """Write how many threads and coroutines are abandoned, and the memory; if changed."""
+        stuck, memory_mb = self._runners.stuck, resident_mb()
+        if stuck == self._stuck and abs(memory_mb - self._memory_mb) < 1.0:
             return
         key = self._broker.keys.worker(self._me.name)
-        packed = pack_all([("HSET", key, "tq_stuck", stuck)])
+        fields = ("tq_stuck", stuck, "tq_memory", int(memory_mb * 1e6))
+        packed = pack_all([("HSET", key, *fields)])
         await self._link.ask(lambda _resend: packed, 1, _PATIENCE_S)
-        self._stuck = stuck
+        self._stuck, self._memory_mb = stuck, memory_mb
 
     async def sweep(self) -> None:
         """Take back what dead workers hold; let RQ's own code look after its own.

@@ -104,18 +104,22 @@ class Identity(NamedTuple):
         host: the machine, or what the user called this worker.
         name: in RQ's records.
         queues: names of those it serves, in order of priority.
+        slots: what it can run at once, in words for people.
     """
 
     uid: str
     host: str
     name: str
     queues: list[str]
+    slots: str = ""
 
     @classmethod
     def of(cls, settings: WorkerSettings, uid: str) -> Identity:
         """Of the process that runs with these settings."""
         host = _safe(settings.name or socket.gethostname())
-        return cls(uid, host, f"{host}.{uid}", [name for name, _weight in settings.queues])
+        slots = f"{settings.threads} threads, {settings.concurrency} async"
+        queues = [name for name, _weight in settings.queues]
+        return cls(uid, host, f"{host}.{uid}", queues, slots)
 
 
 def _safe(text: str) -> str:

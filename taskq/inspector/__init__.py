@@ -12,10 +12,14 @@ schedules.
 
 from __future__ import annotations
 
+from taskq.inspector.around import Around, Execution, StreamValue, around, begun
+from taskq.inspector.concerns import Concern, concerns
 from taskq.inspector.counts import ALL, Counts, Percentiles
 from taskq.inspector.glimpse import Glimpse, glimpse
 from taskq.inspector.jobs import Criteria, JobList, find
-from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview
+from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview, queue_info
+from taskq.inspector.paging import JobPage, page
+from taskq.inspector.peek import Peeked
 from taskq.inspector.query import Inspector, Query
 from taskq.inspector.rates import Rates, rates
 from taskq.inspector.results import ResultEntry
@@ -25,20 +29,27 @@ from taskq.inspector.server import ServerInfo
 from taskq.inspector.statistics import FailureGroup, Point, Series, failure_groups, series
 from taskq.inspector.steps import StepRow
 from taskq.inspector.story import JobStory, story
+from taskq.progress import Progress
 
 __all__ = [
     "ALL",
+    "Around",
+    "Concern",
     "Counts",
     "Criteria",
+    "Execution",
     "FailureGroup",
     "Glimpse",
     "Inspector",
     "JobList",
+    "JobPage",
     "JobRow",
     "JobStory",
     "Overview",
+    "Peeked",
     "Percentiles",
     "Point",
+    "Progress",
     "Query",
     "QueueInfo",
     "Rates",
@@ -48,12 +59,18 @@ __all__ = [
     "Series",
     "ServerInfo",
     "StepRow",
+    "StreamValue",
     "WorkerInfo",
+    "around",
+    "begun",
+    "concerns",
     "failure_groups",
     "find",
     "glimpse",
     "listed",
     "overview",
+    "page",
+    "queue_info",
     "rates",
     "schedule",
     "schedules",

@@ -40,6 +40,8 @@ class Criteria:
         task: a whole name, its last parts, or a pattern with `*`.
         error: text within "type: message", in any case.
         since: something happened to the job after this (seconds since 1970).
+        until: nothing happened to the job after this.
+        text: within its id, its task's name, its worker's, or "type: message", in any case.
     """
 
     statuses: tuple[Status, ...] = tuple(REGISTRIES)
@@ -47,12 +49,15 @@ class Criteria:
     task: str = ""
     error: str = ""
     since: float | None = None
+    until: float | None = None
+    text: str = ""
 
     @property
     def looks_inside(self) -> bool:
         """Whether a job must be read to know if it fits."""
         ambiguous = (Status.FAILED in self.statuses) != (Status.STOPPED in self.statuses)
-        return bool(self.task or self.error or self.since is not None or ambiguous)
+        times = self.since is not None or self.until is not None
+        return bool(self.task or self.error or self.text or times or ambiguous)
 
     def fits(self, row: JobRow) -> bool:
         """Whether the job is one of these; one that does not tell its status fits any."""
@@ -60,9 +65,15 @@ class Criteria:
             return False
         if self.since is not None and row.changed_at < self.since:
             return False
+        if self.until is not None and row.changed_at > self.until:
+            return False
         if self.task and not _names(self.task, row.task):
             return False
-        return not self.error or self.error.lower() in f"{row.error_type}: {row.error}".lower()
+        error = f"{row.error_type}: {row.error}"
+        if self.error and self.error.lower() not in error.lower():
+            return False
+        anywhere = f"{row.id}\n{row.task}\n{row.worker}\n{error}"
+        return not self.text or self.text.lower() in anywhere.lower()
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,7 @@ def find(
     names = list(criteria.queues) or (yield from queue_names(keys))
     sources = _sources(keys, criteria, names)
     total = sum(map(count, (yield [source.size() for source in sources]))) if sources else 0
-    found = _Found(criteria, limit, keep, errors or bool(criteria.error))
+    found = _Found(criteria, limit, keep, errors or bool(criteria.error or criteria.text))
     length = PAGE if criteria.looks_inside or limit is None else min(limit, PAGE)
     while turn := [source for source in sources if not source.done][: max(ROUND // length, 1)]:
         if max_scan is not None and found.scanned >= max_scan:

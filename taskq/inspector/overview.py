@@ -15,6 +15,9 @@ MAX_QUEUES = 500
 MAX_WORKERS = 500
 """More are counted, not described: the question stays bounded."""
 
+MAX_NAMES = 5_000
+"""Names read of a set. Of a larger one, which names these are is up to Redis."""
+
 SHOWN_JOBS = 3
 
 _WORKER_FIELDS = (
@@ -31,6 +34,8 @@ _WORKER_FIELDS = (
     "version",
     "python_version",
     "tq_stuck",
+    "tq_memory",
+    "tq_slots",
 )
 _REGISTRIES = ("wip", "scheduled", "deferred", "canceled")
 _EXPIRING = ("finished", "failed")
@@ -68,6 +73,8 @@ class WorkerInfo:
         jobs: ids of some of these.
         heartbeat_age_s: seconds since it last said that it lives.
         stuck: threads and coroutines that did not end at their time limit, and run on.
+        memory_bytes: resident memory of the process, where it tells.
+        slots: what it can run at once, in words: "8 threads, 100 async".
     """
 
     name: str
@@ -85,6 +92,8 @@ class WorkerInfo:
     version: str = ""
     python: str = ""
     stuck: int = 0
+    memory_bytes: int | None = None
+    slots: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,12 @@ def overview(keys: Keys) -> Query[Overview]:
         ("INFO", "server"),
         ("INFO", "memory"),
         ("INFO", "clients"),
-        ("SMEMBERS", keys.queues),
-        ("SMEMBERS", keys.workers),
-        ("SMEMBERS", keys.paused),
+        some_of(keys.queues),
+        some_of(keys.workers),
+        some_of(keys.paused),
         ("EXISTS", keys.suspended),
+        ("SCARD", keys.queues),
+        ("SCARD", keys.workers),
     ]
     if isinstance(head[4], Exception):
         raise TaskQError(f"Redis refuses to list the queues ({keys.queues}): {head[4]}")
@@ -139,10 +150,29 @@ def overview(keys: Keys) -> Query[Overview]:
         queues=queues,
         workers=workers,
         suspended=head[7] == 1,
-        queue_count=len(queue_names),
-        worker_count=len(worker_names),
+        queue_count=max(len(queue_names), count(head[8]) if len(queue_names) == MAX_NAMES else 0),
+        worker_count=max(
+            len(worker_names), count(head[9]) if len(worker_names) == MAX_NAMES else 0
+        ),
         totals=_totals(queues),
     )
+
+
+def queue_info(keys: Keys, name: str) -> Query[QueueInfo | None]:
+    """Ask for one queue; None where there is none of that name."""
+    head = yield [
+        ("TIME",),
+        ("SISMEMBER", keys.queues, raw(keys.queue(name))),
+        some_of(keys.paused),
+    ]
+    paused = {text(one) for one in items(head[2])}
+    (found,) = yield from _queues(keys, [name], paused, server_time(head[0]))
+    return found if head[1] == 1 else None
+
+
+def some_of(key: str) -> tuple[Any, ...]:
+    """All members of a set, but never more than `MAX_NAMES`: what SMEMBERS does not promise."""
+    return ("SRANDMEMBER", key, MAX_NAMES)
 
 
 def queue_names(keys: Keys) -> Query[list[str]]:
@@ -151,7 +181,7 @@ def queue_names(keys: Keys) -> Query[list[str]]:
     Raises:
         TaskQError: Redis refuses to list them.
     """
-    (reply,) = yield [("SMEMBERS", keys.queues)]
+    (reply,) = yield [some_of(keys.queues)]
     if isinstance(reply, Exception):
         raise TaskQError(f"Redis refuses to list the queues ({keys.queues}): {reply}")
     return _names(reply, f"{keys.prefix}:queue:")
@@ -248,6 +278,8 @@ def _worker(name: str, info: dict[str, Any], running: Any, members: Any, at: flo
         version=text(info["version"]),
         python=text(info["python_version"]).split(" ")[0],
         stuck=whole(info["tq_stuck"]) or 0,
+        memory_bytes=whole(info["tq_memory"]),
+        slots=text(info["tq_slots"]),
     )
 
 

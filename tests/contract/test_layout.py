@@ -190,6 +190,23 @@ def test_worker_and_dashboard_never_meet():
     assert ("dashboard", "worker") not in pairs
 
 
+SEEN_BY_DASHBOARD = """
+    taskq.errors taskq.states taskq.keys taskq.settings taskq.terminal
+    taskq.inspector taskq.broker.readonly
+""".split()
+"""Nothing that writes: its only way to Redis refuses all but reads."""
+
+
+def test_the_dashboard_touches_nothing_that_writes():
+    wrong = [
+        str(i)
+        for i in OWN
+        if _part(i.importer) == "dashboard" and _part(i.target) != "dashboard"
+        if not i.target.startswith(tuple(SEEN_BY_DASHBOARD))
+    ]
+    assert wrong == []
+
+
 def test_nobody_imports_the_command_line():
     allowed = ("cli", "__main__")
     assert [

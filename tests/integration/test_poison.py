@@ -105,5 +105,6 @@ def test_the_list_of_fields_is_complete():
             if word.startswith("tq_") and word.replace("_", "").isalpha():
                 written.add(word)
     callback_only = {word for word in written if word.startswith("tq_of_")}
-    others = {"tq_error", "tq_kind", "tq_stuck", "tq_on_"}  # not of a job's hash, or a beginning
+    # not of a job's hash, or a beginning
+    others = {"tq_error", "tq_kind", "tq_stuck", "tq_memory", "tq_slots", "tq_on_"}
     assert written - callback_only - others - set(poison.FIELDS) == set()
