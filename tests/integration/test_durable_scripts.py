@@ -149,6 +149,16 @@ def test_a_sleeping_job_is_canceled(engine: Engine, job, redis_client):
     assert not stored(redis_client, job)
 
 
+@pytest.mark.parametrize("what", ["cancel", "purge"])
+def test_many_sleeping_jobs_are_cleared(engine: Engine, job, redis_client, what):
+    record(engine, job, "1", "t")
+    settle(engine, job, "s", "4102444800", "1")
+    done = engine.run("clear", what, engine.broker.clock.iso(), "default", 0, 1000, 0, job.id)
+    assert done[1:] == [1]
+    assert not redis_client.exists(f"taskq:steps:{job.id}")
+    assert field(redis_client, job, "tq_steps") is None
+
+
 def again_by_retry(engine: Engine, job: Reserved) -> None:
     assert settle(engine, job, "r") == 1
 

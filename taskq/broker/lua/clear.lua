@@ -94,7 +94,8 @@ local function forget(job)
   end
   if job.group then redis.pcall('SREM', P .. ':group:' .. job.group, id) end
   redis.pcall('DEL', key, key .. ':dependents', P .. ':job::' .. id .. ':dependencies', P .. ':results:' .. id,
-    P .. ':executions:' .. id, OWN .. 'stream:' .. id, OWN .. 'sent:' .. id, OWN .. 'tell:' .. id)
+    P .. ':executions:' .. id, OWN .. 'stream:' .. id, OWN .. 'sent:' .. id, OWN .. 'tell:' .. id,
+    OWN .. 'steps:' .. id)
   redis.pcall('ZREM', OWN .. 'expiring', id)
   unlock(id, job.unique)
   -- for who waits for it, and so that the same call, sent again, does not bring it back
@@ -105,6 +106,7 @@ local function cancel(job)
   local key = jobkey(job.id)
   redis.pcall('HSET', key, 'status', 'canceled', 'ended_at', iso, 'origin', job.queue)
   redis.pcall('EXPIRE', key, 86400)
+  forget_steps(job.id)
   redis.pcall('ZADD', registry('canceled', job.queue), whole(NOW), job.id)
   unlock(job.id, job.unique)
 end
