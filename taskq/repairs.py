@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from taskq.inspector.census import Suspect
+from taskq.inspector.suspects import Suspect
 from taskq.inspector.values import raw, text
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def _steps(one: Suspect) -> Iterator[Step]:
     elif one.code == "dead-claim":
         uid = name.rpartition("claim:")[2].partition(":")[0]
         yield Step("claim", one.name, queue, "", uid, f"{name} belongs to no worker")
+    elif one.code == "stale-lock" and what == "no TTL":
+        yield Step("unlock", one.name, "", "", "", f"lock {name} of RQ has no TTL")
     elif one.code == "stale-lock":
         words = f"lock {name} is held by {one.place or 'nobody'} ({what or 'gone'})"
         yield Step("lock", one.name, "", one.place, "", words)

@@ -3,19 +3,19 @@
 An accepted job has to be in exactly one place: waiting in a queue (or just claimed by a
 worker), scheduled, deferred, running, or in one of the registries of what has ended. What
 is read moves while it is read: a single pass accuses jobs that were on their way. Only what
-two passes find in the same state is a finding (`same`).
+several passes find in the same state is a finding (`doctor.examine`).
 
 Memory: about 150 bytes for each job. Commands: SCAN, TYPE, LRANGE, ZRANGE, HMGET, TTL, GET.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any
 
 from taskq.inspector.query import Command, Query
 from taskq.inspector.server import server_time
+from taskq.inspector.suspects import SILENT_S, Census, Pass
 from taskq.inspector.values import items, number, raw, text
 from taskq.keys import Keys
 from taskq.states import ENDED, Status
@@ -37,69 +37,13 @@ _RIGHT = {
     Status.STOPPED: ("failed", "canceled"),
     Status.CANCELED: ("canceled",),
 }
-_UNPLACED = {Status.RATE_LIMITED, Status.CREATED}
+_UNPLACED = {Status.RATE_LIMITED, Status.CREATED, ""}
 """RQ keeps these elsewhere, or nowhere: a job that was made and not enqueued yet."""
-
-
-class Suspect(NamedTuple):
-    """Something that looks wrong. Equal ones in two passes are a finding.
-
-    Attributes:
-        code: kind of trouble, as in `doctor.KINDS`.
-        name: job id, member of a registry, or key.
-        place: `KIND:QUEUE`, several separated by blanks; "" is nowhere.
-        status: of the job, or what was found instead.
-    """
-
-    code: str
-    name: bytes
-    place: str = ""
-    status: str = ""
-
-
-@dataclass
-class Census:
-    """One pass.
-
-    Attributes:
-        at: Redis's clock when it began.
-        jobs: job records that were read.
-        places: how many ids there are in each kind of place.
-        suspects: what looks wrong.
-    """
-
-    at: float = 0.0
-    jobs: int = 0
-    places: dict[str, int] = field(default_factory=dict)
-    suspects: set[Suspect] = field(default_factory=set)
-
-
-@dataclass
-class _Pass:
-    """What a pass knows while it goes on."""
-
-    keys: Keys
-    out: Census = field(default_factory=Census)
-    where: dict[bytes, Any] = field(default_factory=dict)
-    met: set[bytes] = field(default_factory=set)
-    forever: set[bytes] = field(default_factory=set)
-    expired: set[bytes] = field(default_factory=set)
-    alive: dict[str, float] = field(default_factory=dict)
-    queues: set[str] = field(default_factory=set)
-
-    def suspect(self, code: str, name: bytes, place: str = "", status: str = "") -> None:
-        self.out.suspects.add(Suspect(code, name, place, status))
-
-    def put(self, job_id: bytes, place: str) -> None:
-        kind = place.partition(":")[0]
-        self.out.places[kind] = self.out.places.get(kind, 0) + 1
-        before = self.where.get(job_id)
-        self.where[job_id] = place if before is None else f"{before} {place}"
 
 
 def census(keys: Keys) -> Query[Census]:
     """Look at everything once."""
-    here = _Pass(keys)
+    here = Pass(keys)
     replies = yield [
         ("TIME",),
         ("SMEMBERS", keys.queues),
@@ -117,15 +61,11 @@ def census(keys: Keys) -> Query[Census]:
         yield from _read_claim(here, key, place, uid)
     for key, kind, queue in sets:
         yield from _read_registry(here, key, kind, queue)
+    yield from _read_entries(here)
     yield from _read_locks(here, locks)
     yield from _read_jobs(here)
     _nobody(here)
     return here.out
-
-
-def same(first: Census, second: Census) -> set[Suspect]:
-    """What was found in the same state both times."""
-    return first.suspects & second.suspects
 
 
 Step = Generator[Sequence[Command], list[Any], Any]
@@ -146,7 +86,7 @@ def _scan(match: bytes) -> Generator[Sequence[Command], list[Any], list[bytes]]:
             return found
 
 
-def _structure(here: _Pass) -> Generator[Sequence[Command], list[Any], tuple[Any, ...]]:
+def _structure(here: Pass) -> Generator[Sequence[Command], list[Any], tuple[Any, ...]]:
     """Find lists and registries, whatever `rq:queues` says; set wrong types aside."""
     keys, prefix, own = here.keys, raw(here.keys.prefix), raw(here.keys.own)
     lists: list[tuple[bytes, str]] = []
@@ -176,11 +116,25 @@ def _structure(here: _Pass) -> Generator[Sequence[Command], list[Any], tuple[Any
         typed[key] = "list"
         claims.append((key, f"claim:{queue}", uid))
     locks = yield from _scan(_glob(own + b"unique:"))
+    for start in RQ_LOCKS:
+        yield from _check_rq_locks(here, (yield from _scan(_glob(prefix + start))))
     yield from _check_types(here, typed)
     return lists, sets, claims, locks
 
 
-def _check_types(here: _Pass, typed: dict[bytes, str]) -> Step:
+RQ_LOCKS = (b":clean_registries:", b":scheduler-lock:", b":scheduler_lock")
+"""Locks of RQ's maintenance and schedulers, which always carry a TTL."""
+
+
+def _check_rq_locks(here: Pass, locks: list[bytes]) -> Step:
+    for start in range(0, len(locks), PAGE):
+        page = locks[start : start + PAGE]
+        for key, ttl in zip(page, (yield [("TTL", key) for key in page])):
+            if ttl == -1:
+                here.suspect("stale-lock", key, "", "no TTL")
+
+
+def _check_types(here: Pass, typed: dict[bytes, str]) -> Step:
     wanted = list(typed.items())
     for start in range(0, len(wanted), PAGE):
         page = wanted[start : start + PAGE]
@@ -196,7 +150,7 @@ def _glob(start: bytes) -> bytes:
     return start + b"*"
 
 
-def _read_list(here: _Pass, key: bytes, place: str) -> Step:
+def _read_list(here: Pass, key: bytes, place: str) -> Step:
     """From the tail: what is taken from the head meanwhile moves nothing."""
     at = -1
     while True:
@@ -209,7 +163,7 @@ def _read_list(here: _Pass, key: bytes, place: str) -> Step:
         at -= PAGE
 
 
-def _read_claim(here: _Pass, key: bytes, place: str, uid: str) -> Step:
+def _read_claim(here: Pass, key: bytes, place: str, uid: str) -> Step:
     [reply] = yield [("LRANGE", key, 0, -1)]
     ids = items(reply)
     for job_id in ids:
@@ -218,11 +172,7 @@ def _read_claim(here: _Pass, key: bytes, place: str, uid: str) -> Step:
         here.suspect("dead-claim", key, place)
 
 
-SILENT_S = 45.0
-"""A worker without a heartbeat for so long is dead, and its jobs should be elsewhere: 30 s."""
-
-
-def _read_registry(here: _Pass, key: bytes, kind: str, queue: str) -> Step:
+def _read_registry(here: Pass, key: bytes, kind: str, queue: str) -> Step:
     start, place, now = 0, f"{kind}:{queue}", here.out.at
     while True:
         [reply] = yield [("ZRANGE", key, start, start + PAGE - 1, "WITHSCORES")]
@@ -243,7 +193,19 @@ def _read_registry(here: _Pass, key: bytes, kind: str, queue: str) -> Step:
         start += PAGE
 
 
-def _check_lease(here: _Pass, member: bytes, execution: str, at: float, place: str) -> None:
+def _read_entries(here: Pass) -> Step:
+    """Jobs that rq-scheduler will enqueue, some of them again and again under one id."""
+    start, key = 0, here.keys.prefix + ":scheduler:scheduled_jobs"
+    while True:
+        [reply] = yield [("ZRANGE", key, start, start + PAGE - 1)]
+        members = items(reply)
+        here.entries.update(members)
+        if len(members) < PAGE:
+            return
+        start += PAGE
+
+
+def _check_lease(here: Pass, member: bytes, execution: str, at: float, place: str) -> None:
     if execution.startswith("tq") and len(execution) > 10:
         if here.out.at - here.alive.get(execution[2:10], 0.0) > SILENT_S:
             here.suspect("dead-lease", member, place)
@@ -251,7 +213,7 @@ def _check_lease(here: _Pass, member: bytes, execution: str, at: float, place: s
         here.suspect("rq-lease", member, place)
 
 
-def _read_locks(here: _Pass, locks: list[bytes]) -> Step:
+def _read_locks(here: Pass, locks: list[bytes]) -> Step:
     """Locks of unique jobs whose holder has ended or is gone."""
     for start in range(0, len(locks), PAGE):
         page = locks[start : start + PAGE]
@@ -264,7 +226,7 @@ def _read_locks(here: _Pass, locks: list[bytes]) -> Step:
                 here.suspect("stale-lock", key, text(holder), found)
 
 
-def _read_jobs(here: _Pass) -> Step:
+def _read_jobs(here: Pass) -> Step:
     """All job records against the places of their ids."""
     start = raw(here.keys.job(""))
     cursor: Any = b"0"
@@ -286,7 +248,7 @@ def _read_jobs(here: _Pass) -> Step:
             return
 
 
-def _judge(here: _Pass, key: bytes, job_id: bytes, record: Any, ttl: Any) -> None:
+def _judge(here: Pass, key: bytes, job_id: bytes, record: Any, ttl: Any) -> None:
     """One job: is it where its status says, once, and will it be forgotten some day?"""
     if job_id in here.met:  # SCAN may give a key twice
         return
@@ -304,7 +266,7 @@ def _judge(here: _Pass, key: bytes, job_id: bytes, record: Any, ttl: Any) -> Non
         if status in ENDED:
             if ttl == -1:
                 here.suspect("endless", job_id, f"{_kind_of(status)}:{origin}", status)
-        elif status not in _UNPLACED:
+        elif status not in _UNPLACED and job_id not in here.entries:
             here.suspect("orphan", job_id, f"queue:{origin}" if origin else "", status)
     elif status not in _UNPLACED and kinds[0] not in _RIGHT.get(status, ()):  # type: ignore[call-overload]
         here.suspect("misplaced", job_id, place, status)
@@ -316,16 +278,8 @@ def _kind_of(status: str) -> str:
     return "failed" if status == Status.STOPPED else status
 
 
-def _nobody(here: _Pass) -> None:
+def _nobody(here: Pass) -> None:
     """Ids that are somewhere and have no record. What has expired is cleared by any sweep."""
     for job_id, place in here.where.items():
         if job_id not in here.met and job_id not in here.expired:
             here.suspect("lost", job_id, place)
-
-
-def count_by_code(suspects: Iterable[Suspect]) -> dict[str, int]:
-    """How many there are of each kind."""
-    counts: dict[str, int] = {}
-    for one in suspects:
-        counts[one.code] = counts.get(one.code, 0) + 1
-    return counts

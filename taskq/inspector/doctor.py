@@ -9,10 +9,11 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from taskq.inspector.census import Census, Suspect, census
+from taskq.inspector.census import census
 from taskq.inspector.condition import COMMANDS, Complaint, complaints
 from taskq.inspector.query import Inspector, Query
 from taskq.inspector.server import server_time
+from taskq.inspector.suspects import Census, Suspect
 from taskq.inspector.values import text
 
 PAUSE_S = 0.5
@@ -73,7 +74,8 @@ KINDS = {
     ),
     "stale-lock": Kind(
         "warning",
-        "unique locks whose job has ended or is gone: calls with that key are refused a job",
+        "unique locks whose job has ended or is gone, or locks of RQ without TTL: nobody else gets "
+        "what they guard",
         "deleted",
     ),
     "endless": Kind(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import redis
 import rq
+from rq_scheduler import Scheduler
 
 from taskq.broker.client import Broker
 from taskq.inspector import Inspector
 from taskq.inspector import doctor as doctor_module
-from taskq.inspector.census import Suspect, census
+from taskq.inspector.census import census
 from taskq.inspector.condition import COMMANDS, complaints
 from taskq.inspector.doctor import Diagnosis, examine
+from taskq.inspector.suspects import Suspect
 from taskq.repairs import mend, plan
 from tests.engine import Engine, misplaced, places, status
 from tests.unit.test_cli import run
@@ -202,6 +205,14 @@ def test_a_stale_lock(patient, holder):
     assert not patient.client.exists("taskq:unique:daily")
 
 
+def test_a_lock_of_rq_that_never_ends(patient):
+    patient.client.set("rq:clean_registries:default", 1)
+    patient.client.set("rq:clean_registries:other", 1, ex=899)
+    assert [s.name for s in patient.suspects()] == [b"rq:clean_registries:default"]
+    assert patient.mend() == ["removed"]
+    assert patient.client.exists("rq:clean_registries:other")
+
+
 def test_a_lock_that_is_held_is_none_of_them(patient):
     patient.client.set("taskq:unique:daily", ids_in(patient.client, "rq:queue:default")[0])
     assert patient.suspects() == []
@@ -270,6 +281,16 @@ def test_a_plain_rq_database(redis_client, broker):
     assert [one.done for one in mend(broker, plan(again))] == ["queued"]
     assert examine(Inspector(broker)).is_sound
     assert dependent.get_status(refresh=True) == "deferred"
+
+
+def test_entries_of_rq_scheduler_are_no_orphans(redis_client, broker):
+    scheduler = Scheduler("low", connection=redis_client)
+    scheduler.enqueue_in(timedelta(hours=1), "os.getpid")
+    again = scheduler.schedule(datetime.now(timezone.utc), "os.getpid", interval=60)
+    scheduler.enqueue_jobs()
+    assert redis_client.lrange("rq:queue:low", 0, -1) == [again.id.encode()]
+    found = examine(Inspector(broker))
+    assert [f for f in found.findings if f.suspects] == []
 
 
 def test_rq_lease_that_ended_is_a_warning(patient):

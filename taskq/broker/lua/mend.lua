@@ -9,6 +9,7 @@
 --        lease       a member of the started registry whose worker is silent (6: traceback text)
 --        claim       a claim list (3: key) of a worker that is silent: back to the head of its queue (6: worker uid)
 --        lock        a unique lock (3: key) whose holder (5) has ended
+--        unlock      a lock of RQ's (3: key) without TTL
 --        expire      an ended job without TTL: (6) seconds
 --        aside       a key (3) that is no (6): renamed
 --        register    a queue that is missing in RQ's set
@@ -83,6 +84,10 @@ elseif what == 'lock' then
   if redis.pcall('GET', name) ~= found then return '' end
   local s = redis.pcall('HGET', jobkey(found), 'status')
   if type(s) == 'string' and s ~= 'finished' and s ~= 'failed' and s ~= 'canceled' and s ~= 'stopped' then return '' end
+  redis.call('DEL', name)
+  return 'removed'
+elseif what == 'unlock' then
+  if redis.pcall('TTL', name) ~= -1 then return '' end
   redis.call('DEL', name)
   return 'removed'
 elseif what == 'expire' then
