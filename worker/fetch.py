@@ -146,10 +146,7 @@ class Fetcher:
                 self._due = True  # nobody watches the queues meanwhile
                 await self._wake.wait()
         elif self._due or (self._burst and not self.empty):
-            want = min(room, self._room.pace.next_batch())
-            got = await self._reserve(want)
-            self._backlog = self._due = got == want
-            self.empty = got == 0
+            await self._pages(min(room, self._room.pace.next_batch()))
         else:
             await self._idle()
 
@@ -175,7 +172,9 @@ class Fetcher:
 
     async def _disarm(self) -> None:
         await asyncio.gather(*(w.disarm(self._link) for w in self._watchers))
-        await self._reserve(0)  # what was claimed meanwhile goes back to its queue
+        call = self._new_call(0)  # what was claimed meanwhile goes back to its queue
+        self._accept(call, await self._ask(call))
+        self._unheard.remove(call.seq)
 
     # -- the call ---------------------------------------------------------------------------
 
@@ -201,16 +200,42 @@ class Fetcher:
         ]  # fmt: skip
         return Call(seq, limit, order, pack_script(script("reserve"), self._keys, args))
 
-    async def _reserve(self, limit: int) -> int:
+    async def _pages(self, limit: int) -> None:
+        """Reserve; while full pages come, each is asked for before the one before is delivered."""
+        call = self._new_call(limit)
+        answer = await self._ask(call)
+        while True:
+            got = len(answer[2])
+            self._backlog = self._due = got == call.limit
+            if not self._due or self._room.wanted(backlog=True) - got < PAGE:
+                self._hand_on(call, answer)
+                return
+            following = self._new_call(self._room.pace.next_batch())
+            asking = asyncio.get_running_loop().create_task(self._ask(following))
+            try:
+                await asyncio.sleep(0)  # it gives its request to the link
+                await asyncio.sleep(0)  # which sends it
+                self._hand_on(call, answer)
+                call, answer = following, await asking
+            finally:
+                asking.cancel()
+
+    def _new_call(self, limit: int) -> Call:
+        # A lost answer holds jobs that nobody knows of: it is never resent but given back. So is
+        # one that was not delivered.
         call = self._call("", limit, self._broker.clock.iso())
-        self._claimed = False  # the script looks into the claim lists
-        # A lost answer holds jobs that nobody knows of: it is never resent but given back.
         self._unheard.append(call.seq)
-        answer = await run_script(
+        self._claimed = False  # the script looks into the claim lists
+        return call
+
+    async def _ask(self, call: Call) -> Any:
+        return await run_script(
             self._link, script("reserve"), lambda _resend: call.packed, _RESERVE_S, once=True
         )
+
+    def _hand_on(self, call: Call, answer: Any) -> None:
         self._unheard.remove(call.seq)
-        return self._accept(call, answer)
+        self.empty = self._accept(call, answer) == 0
 
     def _behind(self, position: int) -> Call | None:
         """The reserve that goes out behind a watcher's BLMOVE, for all queues."""
@@ -260,8 +285,8 @@ class Fetcher:
         attempt = 0
         while self._unheard:
             try:
-                await self._give_up(self._unheard[0])
-                del self._unheard[0]
+                await self._give_up(self._unheard[-1])  # the last first: each goes to the head
+                del self._unheard[-1]
             except (BrokerUnavailable, BrokerError) as err:
                 if self._stopping:
                     return

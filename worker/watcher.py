@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import exceptions as rexc
 
-from taskq.broker.link import backoff_s, pack
+from taskq.broker.link import backoff_s, is_passing, pack
 from taskq.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class Watcher:
             except (rexc.RedisError, BrokerUnavailable, OSError) as err:
                 await self._drop()
                 attempt += 1
-                if isinstance(err, rexc.ResponseError):
+                # a master that becomes a replica says UNBLOCKED: that is as a lost connection
+                if isinstance(err, rexc.ResponseError) and not is_passing(err):
                     log.error("Cannot wait on queue %r: %s", self._queue, err)
                 self._unheard()
                 await asyncio.sleep(backoff_s(attempt))

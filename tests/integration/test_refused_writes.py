@@ -188,3 +188,16 @@ def test_a_job_that_rq_settles(refusing, app, workers, ledger, tmp_path):
     assert job.return_value() == 1
     assert ledger.lines() == ["at gate 1", "through 1", "succeeded 1"]
     assert "without its dependents" not in process.log()
+
+
+@pytest.mark.parametrize("refusing", ["readonly"], indirect=True)
+def test_a_demoted_master_is_no_error_for_who_waits_on_it(refusing, app, workers):
+    """It answers UNBLOCKED to those that it held, and READONLY from then on."""
+    process = workers(f"{app.__name__}:queue")
+    wait_until(lambda: refusing.client.info("clients")["blocked_clients"])
+    with refusing.refuses():
+        wait_until(lambda: "errorstat_UNBLOCKED" in refusing.client.info("errorstats"))
+        wait_until(lambda: "errorstat_READONLY" in refusing.client.info("errorstats"))
+    assert app.number.delay(4).result(timeout=20) == 4
+    assert "Cannot wait on queue" not in process.log()
+    app.queue.close()

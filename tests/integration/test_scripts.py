@@ -184,6 +184,20 @@ def test_lanes_are_fenced_and_given_back_one_by_one(engine: Engine, redis_client
     assert engine.reserve_all(A, 1, seq="w0n9", iso="") == (b"fenced", [])
 
 
+def test_what_a_lost_call_took_goes_back_in_its_order(engine: Engine, redis_client):
+    ids = engine.enqueue(40)
+    engine.beat(A)
+    assert [job.id for job in engine.reserve(A, 10, seq=5)] == ids[:10]
+    assert [job.id for job in engine.reserve(A, 20, seq=6)] == ids[10:30]
+    assert engine.release(A, 6) == (20, 0)  # of two that are unheard the later one first
+    assert queue_of(redis_client) == ids[10:]
+    assert engine.release(A, 5) == (10, 0)
+    assert sorted(queue_of(redis_client)) == sorted(ids)
+    assert queue_of(redis_client)[10:] == ids[10:]
+    assert engine.reserve_all(A, seq=6) == (b"fenced", [])  # still, after the lower number
+    assert 0 < redis_client.ttl(f"taskq:handed:{A}") <= 3600
+
+
 def test_a_forgotten_worker_leaves_no_fence(engine: Engine, redis_client):
     engine.beat(A)
     engine.release(A, "w0n5")

@@ -10,9 +10,17 @@
 local uid, what, iso, limit_crashes, story = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 begin_writing()
 local exact = what ~= 'dead' and what ~= 'bye'
+local turn = {}  -- of each job in the answer of that call, where this was its lane's last one
 if exact then
   local lane, number = string.match(what, '^(%w-)(%d+)$')
-  redis.pcall('HSET', OWN .. 'fence', uid .. lane, number)
+  local fenced = redis.pcall('HGET', OWN .. 'fence', uid .. lane)
+  if fenced ~= 'dead' and (tonumber(fenced) or -1) < tonumber(number) then
+    redis.pcall('HSET', OWN .. 'fence', uid .. lane, number)
+  end
+  local handed = redis.pcall('LRANGE', OWN .. 'handed:' .. uid .. lane, 0, -1)
+  if handed[1] == what then
+    for n = 2, #handed do turn[handed[n]] = n end
+  end
 elseif what == 'dead' then
   redis.pcall('HSET', OWN .. 'fence', uid, what)
 end
@@ -30,9 +38,15 @@ if type(names) == 'string' then
       local s, e = string.find(m, tag, 1, true)
       if s and (not exact or e == #m) then mine[#mine + 1] = m end
     end
+    local ids, place = {}, {}
+    for n, m in ipairs(mine) do
+      ids[m] = string.sub(m, 1, #m - string.find(string.reverse(m), ':', 1, true))
+      place[m] = turn[ids[m]] or n
+    end
+    if next(turn) then table.sort(mine, function(a, b) return place[a] < place[b] end) end
     for n = #mine, 1, -1 do      -- the last first: each goes to the head, so order is kept
       local m = mine[n]
-      local id = string.sub(m, 1, #m - string.find(string.reverse(m), ':', 1, true))
+      local id = ids[m]
       local r = reclaim(queue, m, iso, limit_crashes, story, begun[id])
       if r == 'back' then requeued = requeued + 1 elseif r == 'failed' then failed = failed + 1 end
     end

