@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 
 import pytest
 import redis
+from rq.registry import FinishedJobRegistry
 
 from taskq.broker.client import Broker, BrokerError
 from taskq.broker.records import NewJob
@@ -196,6 +197,20 @@ def test_what_a_lost_call_took_goes_back_in_its_order(engine: Engine, redis_clie
     assert queue_of(redis_client)[10:] == ids[10:]
     assert engine.reserve_all(A, seq=6) == (b"fenced", [])  # still, after the lower number
     assert 0 < redis_client.ttl(f"taskq:handed:{A}") <= 3600
+
+
+def test_a_large_finished_registry_is_appended_to(engine: Engine, redis_client):
+    """In whole seconds while it is small and kept as text; then by the time of each end."""
+    ids = engine.enqueue(150)
+    for job in engine.reserve(A, 100) + engine.reserve(A, 100):
+        assert engine.settle(job, "f") == 1
+    kept = redis_client.zrange("rq:finished:default", 0, -1, withscores=True)
+    scores = [score for _id, score in kept]
+    late = [member.decode() for member, score in kept if score % 1]
+    assert 15 <= len(late) <= 25  # all ended by now, but for one in a million at a full second
+    assert late == ids[-len(late) :]  # in the order of their ends
+    assert all(499 < score - time.time() <= 501 for score in scores)
+    assert FinishedJobRegistry(connection=redis_client).count == 150
 
 
 def test_a_forgotten_worker_leaves_no_fence(engine: Engine, redis_client):
