@@ -94,11 +94,11 @@ local function mark_done(id, err)
   end
 end
 
--- Entries of a registry whose time is over, at most `most`: RQ's registries keep them until somebody looks.
--- Negative scores are kept for ever.
-local function forget_expired(kind, queue, most)
+-- Entries of a registry whose time has been over for `since` s, at most `most`: RQ's registries keep them until
+-- somebody looks. Negative scores are kept for ever.
+local function forget_expired(kind, queue, most, since)
   local key = registry(kind, queue)
-  local over = redis.pcall('ZCOUNT', key, '0', micros(NOW))
+  local over = redis.pcall('ZCOUNT', key, '0', micros(NOW - since))
   if type(over) ~= 'number' or over == 0 then return 0 end
   local first = redis.pcall('ZCOUNT', key, '-inf', '(0')
   return redis.pcall('ZREMRANGEBYRANK', key, first, first + math.min(over, most) - 1)

@@ -90,8 +90,8 @@ for _, queue in ipairs(names) do
   end
   if #members == page then redis.pcall('HSET', mark, 'skip:' .. queue, whole(skip + strange))
   else redis.pcall('HDEL', mark, 'skip:' .. queue) end
-  forget_expired('finished', queue, 5000)
-  forget_expired('failed', queue, 5000)
+  forget_expired('finished', queue, 5000, 10)  -- where jobs end, settle does it before, and their keys go with them
+  forget_expired('failed', queue, 5000, 0)
 end
 
 -- Claim lists of dead workers: an id that woke a worker which never came to take it.
