@@ -10,7 +10,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
@@ -160,16 +159,16 @@ class TestStockEntries:
         following = due(redis_client, job)
         assert following is not None
         assert following % 60 == 0
-        assert 0 < following - at <= 61
+        assert 0 < following - at <= 120
         assert queued(redis_client) == [job.id]
         assert Job.fetch(job.id, connection=redis_client).meta["mine"] == {1, 2}
 
     def test_after_a_pause_one_late_run(self, stock, jobs, step, redis_client) -> None:
-        job = stock.schedule(utc(-3601), jobs.add, args=[1], interval=10)
+        job, before = stock.schedule(utc(-3601), jobs.add, args=[1], interval=10), time.time()
         step()
         step()
         assert queued(redis_client) == [job.id]
-        assert due(redis_client, job) > time.time() - 1
+        assert due(redis_client, job) > before
 
     def test_functions_are_never_imported(self, stock, step, redis_client: redis.Redis) -> None:
         job = stock.enqueue_at(utc(-1), "no.such.module.function")
@@ -245,10 +244,10 @@ class TestStockEntries:
         job = stock.schedule(utc(-1), jobs.add, args=[1], interval=10)
         redis_client.hset(f"rq:job:{job.id}", "status", "started")
         redis_client.zadd("rq:wip:default", {f"{job.id}:execution": time.time() + 60})
-        at = make_due(redis_client, job)
+        at, before = make_due(redis_client, job), time.time()
         step()
         assert queued(redis_client) == []
-        assert due(redis_client, job) > time.time()  # a look again in a second
+        assert due(redis_client, job) > before + 0.5  # a look again in a second
         redis_client.zrem("rq:wip:default", f"{job.id}:execution")
         make_due(redis_client, job, late=0.01)
         step()
@@ -634,7 +633,6 @@ def test_crash_points_of_the_scheduler(
 ) -> None:  # fmt: skip
     """At its n-th request, for every n: the connection breaks, or the scheduler is dead from there
     on and another one follows; before Redis sees that request, or when it has carried it out."""
-    monkeypatch.setattr(rq_entries, "_PATIENCE_S", 10 if "cut" in how else 0.05)
     stock = Scheduler(connection=redis_client)
     struck = 1
     while True:
@@ -652,9 +650,15 @@ def test_crash_points_of_the_scheduler(
             return "drop request" if len(seen) > at and "dead" in how else None
 
         proxy = Proxy(redis_server.port, watch)
+        died = False
         if "dead" in how:
-            with suppress(BrokerUnavailable):
-                asyncio.run(serve(proxy.url))
+            with monkeypatch.context() as short:
+                short.setattr(rq_entries, "_PATIENCE_S", 0.2)
+                short.setattr(rq_entries, "_LEAVE_S", 0.2)
+                try:
+                    asyncio.run(serve(proxy.url))
+                except BrokerUnavailable:
+                    died = True
             asyncio.run(serve(redis_tcp_url))
         else:
             asyncio.run(serve(proxy.url))
@@ -663,7 +667,7 @@ def test_crash_points_of_the_scheduler(
         assert redis_client.zcard(SET) == 3
         for job in often:
             assert Job.fetch(job.id, connection=redis_client).meta["repeat"] == 4
-        if len(seen) < struck:
+        if len(seen) < struck and not died:
             break
         struck += 1
     assert struck > 4
