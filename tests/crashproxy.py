@@ -33,7 +33,8 @@ from taskq.broker.scripts import script
 FAULTS = ("request", "reply", "kill")
 SCRIPTS = (
     "beat cancel enqueue entries_due entries_fire entries_import entries_leave progress "
-    "promote recover release requeue reserve schedule_due schedule_fire schedule_set settle strays yield"
+    "promote recover release requeue reserve schedule_due schedule_fire schedule_set "
+    "settle strays yield"
 ).split()
 NOT_COUNTED = frozenset({b"HELLO", b"AUTH", b"SELECT", b"PING"})
 """The handshake of a connection: a break there is the same as one at its first command."""
