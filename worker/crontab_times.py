@@ -9,6 +9,7 @@ occurrence. All others (`*` or `*/n` in hour or minute) follow elapsed time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -23,16 +24,15 @@ _DAY_S = 86400.0
 
 def host_zone() -> tzinfo:
     """The zone of this machine, with its changes of the clock: `TZ`, or /etc/localtime."""
-    name = os.environ.get("TZ", "").lstrip(":")
     file = Path("/etc/localtime")
-    try:
-        if name:
-            return ZoneInfo(name)
-        with file.open("rb") as data:
-            place = os.path.realpath(file).partition("zoneinfo/")[2]
-            return ZoneInfo.from_file(data, key=place or None)
-    except (OSError, ValueError, LookupError):
-        return datetime.now().astimezone().tzinfo or timezone.utc
+    place = os.path.realpath(file).partition("zoneinfo/")[2]
+    for name in (os.environ.get("TZ", "").lstrip(":"), place):
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            if name:
+                return ZoneInfo(name)  # the same object each time
+    with contextlib.suppress(OSError, ValueError), file.open("rb") as data:
+        return ZoneInfo.from_file(data)
+    return datetime.now().astimezone().tzinfo or timezone.utc
 
 
 class CrontabTimes:

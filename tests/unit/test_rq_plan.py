@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskq.errors import ConfigError
-from taskq.worker.crontab_times import CrontabTimes
+from taskq.worker.crontab_times import CrontabTimes, host_zone
 from taskq.worker.rq_entries import usual_zone
 from taskq.worker.rq_plan import EntryError, cron_after, plan, read_meta, score, with_repeat
 
@@ -146,6 +146,16 @@ def test_local_means_the_zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) ->
     start = at(2027, 1, 4)
     meta = dumped(cron_string="0 7 * * *", use_local_timezone=True)
     assert float(plan(meta, start, start).next_due) == at(2027, 1, 4, 7, zone="Asia/Kathmandu")
+
+
+def test_the_zone_of_the_machine_has_a_name_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    assert host_zone().utcoffset(datetime(2027, 1, 1)) is not None  # noqa: DTZ001 (wall clock)
+    monkeypatch.setenv("TZ", ":Australia/Lord_Howe")
+    assert host_zone() is host_zone()
+    assert str(host_zone()) == "Australia/Lord_Howe"
+    monkeypatch.setenv("TZ", "Mars/Phobos")
+    assert host_zone() is not None
 
 
 def test_missed_times_are_one_late_run() -> None:
