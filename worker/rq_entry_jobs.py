@@ -11,6 +11,8 @@ from typing import Any
 import redis
 from rq.job import Job, JobStatus, Retry
 
+from taskq.tasks import Task
+
 _THEIRS = {
     "timeout": "timeout", "job_id": "id", "job_ttl": "ttl", "job_result_ttl": "result_ttl",
     "job_description": "description", "depends_on": "depends_on", "meta": "meta",
@@ -50,7 +52,12 @@ def make_job(
     call: dict[str, Any],
     options: dict[str, Any],
 ) -> Job:
-    """An RQ job that is not in Redis yet; unlike rq-scheduler's, with retries and `at_front`."""
+    """An RQ job that is not in Redis yet; unlike rq-scheduler's, with retries and `at_front`.
+
+    A task goes by its name, which every worker of its app knows.
+    """
+    if isinstance(func, Task):
+        func = func.name
     retry, at_front = options.pop("retry", None), options.pop("at_front", None)
     job = job_class.create(
         func, **call, **options, connection=connection, status=JobStatus.SCHEDULED

@@ -219,6 +219,14 @@ class TestImport:
         assert redis_client.zrange("taskq:schedules", 0, -1) == [b"one"]
 
 
+def test_a_task_goes_by_its_name(app, queue, redis_client: redis.Redis) -> None:
+    job = RQScheduler(connection=redis_client).enqueue_in(timedelta(hours=1), app.report, 3)
+    assert redis_client.hget(f"rq:job:{job.id}", "description").decode() == (
+        f"{app.__name__}.report(3)"
+    )
+    assert job.instance is None
+
+
 def test_asides_are_listed(stock, app, tmp_path, redis_url, redis_client: redis.Redis) -> None:
     assert "No entry" in taskq(tmp_path, redis_url, "schedules", "aside").stdout
     job = stock.enqueue_at(soon(-5), app.plain, 1)
