@@ -73,8 +73,8 @@ def meter(share: float | None, label: str, kind: str = "") -> Markup:
     filled = 100 * min(max(share or 0.0, 0.0), 1.0)
     return Markup(
         '<svg class="meter {}" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
-        'aria-label="{}"><rect class="back" width="100" height="4" rx="2"/>'
-        '<rect class="fill" width="{:.1f}" height="4" rx="2"/></svg>'
+        'aria-label="{}"><rect class="back" width="100" height="4"/>'
+        '<rect class="fill" width="{:.1f}" height="4"/></svg>'
     ).format(kind, label, filled)
 
 

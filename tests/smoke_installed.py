@@ -1,4 +1,4 @@
-"""Run by .ci/run with the installed wheel, in a directory without the checkout: one job."""
+"""Run by .ci/run with the installed wheel, away from the checkout: one job, one page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ queue = TaskQ()
 def add(a: int, b: int) -> int:
     return a + b
 """
+
+
+def look(url: str) -> None:
+    """A page of the dashboard, with the templates and files that are in the wheel."""
+    from taskq.dashboard import create_wsgi_app
+
+    app = create_wsgi_app(url)
+    said: list[str] = []
+    for path in ("/", "/static/taskq.css"):
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "localhost",
+                   "REMOTE_ADDR": "127.0.0.1", "SERVER_PORT": "80"}  # fmt: skip
+        body = b"".join(app(environ, lambda status, _headers: said.append(status)))
+        assert len(body) > 2_000, body
+    assert said == ["200 OK", "200 OK"], said
+    app.close()
 
 
 def main() -> None:
@@ -40,10 +55,11 @@ def main() -> None:
                 sys.path.insert(0, str(here))
                 smoke_app = importlib.import_module("smoke_app")
                 assert smoke_app.add.delay(2, b=3).result(timeout=30) == 5
+                look(server.url)
             finally:
                 worker.send_signal(signal.SIGTERM)
                 assert worker.wait(30) == 0
-    print("the installed wheel: imported, started, one job enqueued and run")
+    print("the installed wheel: imported, started, one job enqueued, run, and shown")
 
 
 if __name__ == "__main__":
