@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import statistics
 import subprocess
@@ -74,6 +75,8 @@ def app_of(home: Path, url: str) -> tuple[TaskQ, object]:
     os.environ["TASKQ_REDIS_URL"] = url
     (home / "bench_app.py").write_text(APP)
     sys.path.insert(0, str(home))
+    sys.modules.pop("bench_app", None)  # of the part before, on its Redis
+    importlib.invalidate_caches()
     import bench_app  # noqa: PLC0415 (written a line ago)
 
     return bench_app.queue, bench_app.nothing.call()
