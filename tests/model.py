@@ -133,6 +133,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 10**6), limit=st.integers(1, 3))
     def reserve(self, pick: int, limit: int) -> None:
+        self._in_time()
         worker = self._worker(pick)
         state, jobs = self.engine.reserve_all(worker.uid, limit)
         if worker.fenced:
@@ -156,6 +157,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 10**6))
     def claim(self, pick: int) -> None:
         """A blocked BLMOVE wakes; its reserve has not come yet. Only those who live are blocked."""
+        self._in_time()
         worker = self._worker(pick)
         if worker.fenced or self.now - worker.beat >= LEASE_S:
             return
@@ -167,6 +169,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 10**6), runs=st.booleans())
     def beat(self, pick: int, runs: bool) -> None:
         """It lives; and says which of its jobs have begun."""
+        self._in_time()
         worker = self._worker(pick)
         begun: list[str] = []
         for job_id, job in self.jobs.items():
@@ -205,6 +208,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 10**6), begun=st.booleans())
     def a_death_is_seen(self, pick: int, begun: bool) -> None:
         """The supervisor gives back what its dead child held; a late request changes nothing."""
+        self._in_time()
         worker = self._worker(pick)
         mine = [i for i, j in self.jobs.items() if j.state == "started" and j.worker == worker.uid]
         self.engine.release(worker.uid, "dead", *(mine if begun else ()))
@@ -217,6 +221,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
+        self._in_time()
         state, requeued, failed, extended = self.engine.sweep()
         assert state == b"ok"
         expected = [0, 0, 0]
@@ -237,6 +242,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
+        self._in_time()
         moved, _next = self.engine.promote()
         due = [j for j in self.jobs.values() if j.state == "scheduled" and j.due < self.now]
         assert moved == len(due)
@@ -246,12 +252,19 @@ class Machine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 4))
     def time_passes(self, steps: int) -> None:
         self.now += steps * STEP_S
+        self._shift(steps * STEP_S)
+
+    def _shift(self, seconds: float) -> None:
+        """Let Redis be as old as the model; what really passes is taken back."""
         really = time.monotonic()
-        shift = steps * STEP_S - (really - self.since)  # on a busy machine, too
-        self.since = really
-        self.engine.age(self.client, shift, *self.workers)
+        seconds, self.since = seconds - (really - self.since), really
+        self.engine.age(self.client, seconds, *self.workers)
         for member, score in self.client.zrange("rq:scheduled:default", 0, -1, withscores=True):
-            self.client.zadd("rq:scheduled:default", {member: score - shift})
+            self.client.zadd("rq:scheduled:default", {member: score - seconds})
+
+    def _in_time(self) -> None:
+        if time.monotonic() - self.since > STEP_S / 12:
+            self._shift(0.0)
 
     # -- people ----------------------------------------------------------------------------
 
