@@ -20,6 +20,7 @@ from taskq import Cron, Every
 from taskq.schedules.occurrences import MOST_AT_ONCE, PAGE, fires_at, plan
 from taskq.schedules.terms import Terms
 
+pytestmark = pytest.mark.timeout(90)  # minute by minute, on whatever machine
 UTC = timezone.utc
 MINUTE = 60
 DAY = 86_400
