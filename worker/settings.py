@@ -21,6 +21,7 @@ SETTLE_BYTES = 64_000_000
 """Results kept in memory while Redis is away; above it nothing more is reserved."""
 
 EXIT_OK = 0
+EXIT_FAILED = 1
 EXIT_APP = 3
 """Exit code of a worker process that cannot load the app."""
 EXIT_REPLACE = 75
@@ -49,6 +50,8 @@ class WorkerSettings:
         slow_loop_s: what holds up the event loop for longer is logged; 0: nothing is.
         with_scheduler: fire schedules as well (the first process does).
         rq: run any RQ job: pickle on, any importable function.
+        health_port: the supervisor answers probes at this port; None: it does not.
+        health_host: the address that it listens at for that.
         log_level: of the `taskq` loggers.
         log_format: "text" or "json".
         name: first part of the workers' names; the host's name by default.
@@ -73,6 +76,8 @@ class WorkerSettings:
     slow_loop_s: float = 0.5
     with_scheduler: bool = False
     rq: bool = False
+    health_port: int | None = None
+    health_host: str = "127.0.0.1"
     log_level: str = "INFO"
     log_format: str = "text"
     name: str | None = None

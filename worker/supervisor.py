@@ -21,10 +21,11 @@ from taskq import logs
 from taskq.broker import Broker
 from taskq.worker import heartbeat
 from taskq.worker.children import Child
+from taskq.worker.health import Health
 from taskq.worker.orphans import Orphans
 from taskq.worker.outcome import lost_text
 from taskq.worker.renewal import Renewal
-from taskq.worker.settings import BEAT_S, EXIT_APP, EXIT_OK, EXIT_REPLACE
+from taskq.worker.settings import BEAT_S, EXIT_APP, EXIT_FAILED, EXIT_OK, EXIT_REPLACE
 
 if TYPE_CHECKING:
     from taskq.worker.settings import WorkerSettings
@@ -66,6 +67,7 @@ class Supervisor:
         self._failures = 0
         self._not_before = 0.0
         self._renewal = Renewal(self._children)
+        self._health = Health(settings, self._children)
         self._jobs = 0
         self._pending: list[asyncio.Task[None]] = []
         self._force_after = 0.0
@@ -84,6 +86,12 @@ class Supervisor:
             loop.add_signal_handler(number, self._asked)
         loop.add_signal_handler(signal.SIGHUP, self._renewal.begin)
         loop.add_signal_handler(signal.SIGQUIT, self._stacks)
+        try:
+            await self._health.start()
+        except OSError as err:
+            log.critical("Cannot listen at --health-port %s: %s", self._settings.health_port, err)
+            await self._link.aclose()
+            return EXIT_FAILED
         services = [
             loop.create_task(heartbeat.every(BEAT_S, self._beat, "Heartbeat")),
             loop.create_task(heartbeat.every(BEAT_S, self._sweep, "Sweep")),
@@ -97,6 +105,7 @@ class Supervisor:
         for service in services:
             service.cancel()
         await asyncio.gather(*services, return_exceptions=True)
+        self._health.close()
         await self._link.aclose()
         log.info("Stopped: %d jobs done by this server's workers", self._jobs)
         return self._exit
@@ -128,7 +137,7 @@ class Supervisor:
                 child.process.kill()
 
     def _drain_all(self) -> None:
-        self._stop = True
+        self._stop = self._health.stopping = True
         self._renewal.end()
         for child in self._children:
             child.drain()
@@ -261,7 +270,9 @@ class Supervisor:
             if child.name and not child.is_frozen()
         ]
         if beats:
-            await heartbeat.beat(self._broker, self._link, beats)
+            with self._health.asking():
+                await heartbeat.beat(self._broker, self._link, beats)
 
     async def _sweep(self) -> None:
-        await heartbeat.sweep(self._broker, self._link, self._story)
+        with self._health.asking():
+            await heartbeat.sweep(self._broker, self._link, self._story)

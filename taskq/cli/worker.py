@@ -149,6 +149,21 @@ QUIT prints stacks; HUP replaces the processes one by one.
     "--name", metavar="TEXT", help="Name of this worker. Default: made of host and process id."
 )
 @setting(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    shared=True,
+    help="Answer GET /healthz and /readyz at this port, for probes; 0: any free one.",
+)
+@setting(
+    "--health-host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    shared=True,
+    help="The address for that; 0.0.0.0 in a container.",
+)
+@setting(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     default="info",
@@ -306,6 +321,8 @@ def _settings(app: str, options: dict[str, Any]) -> WorkerSettings:
         slow_loop_s=options["slow_loop"],
         with_scheduler=options["with_scheduler"],
         rq=options["rq"],
+        health_port=options["health_port"],
+        health_host=options["health_host"],
         log_level=options["log_level"],
         log_format=options["log_format"],
         name=options["name"],
