@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskq.cli.connect import open_inspector
+from taskq.cli.info_rates import rates_data, rates_lines
 from taskq.cli.options import Duration, command, json_option, redis_option, setting
 from taskq.cli.output import (
     Cell,
@@ -29,7 +30,9 @@ from taskq.terminal import safe_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskq.inspector import Overview, ServerInfo, WorkerInfo
+    from taskq.inspector import Overview, Rates, ServerInfo, WorkerInfo
+
+    Answer = tuple[Overview, dict[str, Rates]]
 
 _HELP = """Show queues and workers. Reads only: nothing is swept, nothing is loaded.
 
@@ -38,13 +41,17 @@ Examples:
   taskq info
   taskq info --watch                  live, Ctrl-C ends it
   taskq info --watch --interval 5
-  taskq info --json                   {"redis", "queues", "workers", "totals", ...}
+  taskq info --json                   {"redis", "queues", "workers", "totals", "rates", ...}
 
 \b
 wait     age of the job that is next in the queue
 started  jobs in the hands of workers
 stuck    threads and coroutines that ran on at their time limit
 beat     how long ago a worker last said that it lives
+
+\b
+last 5 min  jobs that came and ended a second, the part of them that failed, waits and
+            run times, and how long it takes until none waits if it goes on like this
 """
 
 _STALE_S = 60.0
@@ -69,14 +76,16 @@ _STATES = {"busy": "green", "suspended": "yellow"}
 @json_option
 def info_command(redis_url: str | None, as_json: bool, watch: bool, interval: float) -> None:
     """Ask once or again and again, and show the answer."""
-    from taskq.inspector import overview  # noqa: PLC0415 (late: a command imports what it needs)
+    from taskq.inspector import overview, rates  # noqa: PLC0415 (late: a command imports what it needs)
     from taskq.settings import redact  # noqa: PLC0415 (late: a command imports what it needs)
 
     with open_inspector(redis_url, deadline_s=_DEADLINE_S) as inspector:
         url = redact(inspector.url)
 
-        def look() -> Overview:
-            return inspector.run(overview(inspector.keys))
+        def look() -> Answer:
+            seen = inspector.run(overview(inspector.keys))
+            names = [queue.name for queue in seen.queues]
+            return seen, inspector.run(rates(inspector.keys, names))
 
         if not watch:
             _show(look(), url, as_json)
@@ -89,8 +98,9 @@ def info_command(redis_url: str | None, as_json: bool, watch: bool, interval: fl
             _watch(lambda: _lines(look(), url), interval)
 
 
-def as_data(answer: Overview, url: str) -> dict[str, Any]:
+def as_data(looked: Answer, url: str) -> dict[str, Any]:
     """The keys of `taskq info --json`: stable, documented in docs/cli.md."""
+    answer, found = looked
     return {
         "redis": {"url": url, **asdict(answer.server)},
         "at": iso(answer.at),
@@ -100,10 +110,11 @@ def as_data(answer: Overview, url: str) -> dict[str, Any]:
         "queue_count": answer.queue_count,
         "worker_count": answer.worker_count,
         "totals": answer.totals,
+        "rates": rates_data(found),
     }
 
 
-def _show(answer: Overview, url: str, as_json: bool) -> None:
+def _show(answer: Answer, url: str, as_json: bool) -> None:
     if as_json:
         print_json(as_data(answer, url))
         return
@@ -111,11 +122,15 @@ def _show(answer: Overview, url: str, as_json: bool) -> None:
         say(line)
 
 
-def _lines(answer: Overview, url: str) -> list[str]:
+def _lines(looked: Answer, url: str) -> list[str]:
+    answer, found = looked
     lines = [_server(answer.server, url)]
     if answer.suspended:
         lines.append(paint("All workers are suspended (rq suspend).", "yellow"))
-    lines += ["", *_queues(answer), "", *_workers(answer)]
+    lines += ["", *_queues(answer), ""]
+    if pace := rates_lines(found):
+        lines += [*pace, ""]
+    lines += _workers(answer)
     return lines
 
 

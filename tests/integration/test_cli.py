@@ -101,7 +101,8 @@ def test_ping_without_redis_says_where_it_looked(cli, monkeypatch):
 
 def test_info(cli, jobs):
     lines = cli("info").stdout.splitlines()
-    rows = {line.split()[0]: line.split() for line in lines if line}
+    (pace,) = [n for n, line in enumerate(lines) if line.startswith("last 5 min")]
+    rows = {line.split()[0]: line.split() for line in lines[:pace] if line}
     assert rows["queue"][1:] == [
         "queued", "started", "scheduled", "deferred", "finished", "failed", "canceled", "wait",
     ]  # fmt: skip
@@ -109,14 +110,21 @@ def test_info(cli, jobs):
     assert rows["other"][1] == "3"
     assert rows["total"][1] == "3"
     assert 'No workers. Start one: "taskq worker APP".' in lines
+    rates = {line.split()[0]: line.split() for line in lines[pace + 1 : pace + 4]}
+    assert rates["default"][3] == "-"  # a stock worker's, gone before anybody looked
+    assert "█" in rates["other"][-1]
+    assert rates["other"][-2] == "never"
 
 
 def test_info_as_json(cli, jobs):
     data = cli("info", data=True)
     assert set(data) == {
         "redis", "at", "suspended", "queues", "workers", "queue_count", "worker_count", "totals",
+        "rates",
     }  # fmt: skip
     assert data["totals"]["failed"] == 2
+    assert set(data["rates"]) == {"", "default", "other"}
+    assert data["rates"]["other"]["waiting"] == 3
     assert data["queues"][1]["oldest_waiting_s"] >= 0
 
 

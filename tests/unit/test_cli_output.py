@@ -7,6 +7,7 @@ import pytest
 
 from taskq.cli import output
 from taskq.cli.banner import banner
+from taskq.cli.info_rates import short, spark
 from taskq.cli.output import Cell, Column, ago, facts, plural, size, table
 
 
@@ -131,3 +132,22 @@ def test_banner_of_many_tasks_is_short():
     lines = _banner(tasks=[(f"shop.t{n:03}", "thread") for n in range(100)])
     assert len(lines) < 40
     assert lines[-1].strip() == "and 70 more"
+
+
+@pytest.mark.parametrize(
+    ("depth", "line"),
+    [
+        ([], ""),
+        ([None, 0, 0], "·▁▁"),
+        ([1, 2, None, 8], "▂▃·█"),
+        ([0] * 59 + [1000], "▁" * 19 + "█"),
+    ],
+)
+def test_a_line_of_depths(depth, line):
+    assert spark(depth) == line
+
+
+def test_short_durations():
+    assert [short(s) for s in (None, 0.0008, 0.0121, 1.5, 200.0)] == [
+        "-", "0.8ms", "12ms", "1.5s", "3m 20s",
+    ]  # fmt: skip
