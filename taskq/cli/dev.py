@@ -48,7 +48,7 @@ GRACE_S = 5
 _TURN_S = 0.2
 
 
-@command("dev", text=_HELP, summary="Redis, worker, scheduler and dashboard, for development.")
+@command("dev", text=_HELP, summary="Redis, worker, scheduler and dashboard in one terminal.")
 @app_argument
 @setting("--processes", type=click.IntRange(min=1), default=1, show_default=True,
          help="Worker processes.")  # fmt: skip
