@@ -64,7 +64,10 @@ class Reloads:
             self._folder, watch_filter=PythonFilter(), stop_event=self._stop, debounce=300,
             raise_interrupt=False,
         ):  # fmt: skip
-            self._changed.put({Path(path) for _kind, path in changes})
+            found = {Path(path) for _kind, path in changes}
+            ours = {path for path in found if _is_ours(self._folder, path)}
+            if ours:
+                self._changed.put(ours)
 
 
 def times(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -81,15 +84,22 @@ def times(folder: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
+def _is_looked_into(folder: Path) -> bool:
+    name = folder.name
+    if name.startswith(".") or name in _LEFT_OUT:
+        return False
+    return not (folder / "pyvenv.cfg").exists()
+
+
+def _is_ours(folder: Path, path: Path) -> bool:
+    """Whether a changed file is one that looking would find."""
+    between = [folder / part for part in path.relative_to(folder).parents if part.name]
+    return path.suffix == ".py" and all(map(_is_looked_into, between))
+
+
 def _sources(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and name not in _LEFT_OUT
-            and not Path(place, name, "pyvenv.cfg").exists()
-        ]
+        folders[:] = [name for name in folders if _is_looked_into(Path(place, name))]
         for name in names:
             if name.endswith(".py"):
                 yield Path(place, name)

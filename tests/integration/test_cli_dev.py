@@ -31,7 +31,7 @@ async def double(n: int) -> int:
     return 2 * n
 
 if __name__ == "__main__":
-    print(add.delay(2, 3).result(timeout=10), double.delay(4).result(timeout=10))
+    print(add.delay(2, 3).result(timeout=40), double.delay(4).result(timeout=40))
 """
 
 
@@ -64,13 +64,14 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         check=False,
         text=True,
-        timeout=15,
+        timeout=50,
     )
 
 
+@pytest.mark.timeout(120)
 def test_a_script_in_a_second_terminal_finds_it(folder: Path, dev: subprocess.Popen[str]) -> None:
     file = folder / ".taskq" / "dev.json"
-    wait_until(file.exists, 10)
+    wait_until(file.exists, 20)
     socket = Path(json.loads(file.read_text())["url"].removeprefix("unix://"))
     done = _run(folder, "hello.py")
     assert done.stdout == "5 8\n", done.stderr
@@ -78,7 +79,7 @@ def test_a_script_in_a_second_terminal_finds_it(folder: Path, dev: subprocess.Po
     assert second.returncode == 2
     assert "taskq dev runs here already" in second.stderr
     dev.send_signal(signal.SIGINT)
-    output, _ = dev.communicate(timeout=15)
+    output, _ = dev.communicate(timeout=30)
     assert dev.returncode == 0, output
     assert "Traceback" not in output
     assert "\x1b" not in output  # colours are for terminals
@@ -89,7 +90,7 @@ def test_a_script_in_a_second_terminal_finds_it(folder: Path, dev: subprocess.Po
     wait_until(lambda: not socket.exists(), 5)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 def test_a_change_of_the_code_starts_it_again_and_a_broken_one_waits(
     folder: Path, dev: subprocess.Popen[str]
 ) -> None:
@@ -111,15 +112,15 @@ def test_a_change_of_the_code_starts_it_again_and_a_broken_one_waits(
     wait_for("ready (process", 2)
     assert _run(folder, "hello.py").stdout == "105 8\n"
     dev.send_signal(signal.SIGTERM)
-    wait_until(lambda: dev.poll() is not None, 15)
+    wait_until(lambda: dev.poll() is not None, 30)
     assert dev.returncode == 0, "".join(seen)
 
 
 def test_nothing_is_left_running_when_it_is_killed(
     folder: Path, dev: subprocess.Popen[str]
 ) -> None:
-    wait_until((folder / ".taskq" / "dev.json").exists, 10)
-    wait_until(lambda: len(descendants(dev.pid)) >= 4, 20)
+    wait_until((folder / ".taskq" / "dev.json").exists, 20)
+    wait_until(lambda: len(descendants(dev.pid)) >= 4, 30)
     children = descendants(dev.pid)
     dev.kill()
     dev.wait()
