@@ -90,7 +90,7 @@ def test_a_script_in_a_second_terminal_finds_it(folder: Path, dev: subprocess.Po
     wait_until(lambda: not socket.exists(), 5)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_a_change_of_the_code_starts_it_again_and_a_broken_one_waits(
     folder: Path, dev: subprocess.Popen[str]
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_change_of_the_code_starts_it_again_and_a_broken_one_waits(
 
     def wait_for(text: str, times: int = 1) -> None:
         wait_until(
-            lambda: sum(text in line for line in seen) >= times, 30, message=lambda: "".join(seen)
+            lambda: sum(text in line for line in seen) >= times, 60, message=lambda: "".join(seen)
         )
 
     wait_for("ready (process")
