@@ -32,7 +32,9 @@ main = Root(
     epilog=_EXAMPLES,
     entries=[
         Entry("demo", "taskq.cli.demo", "Run the main job on real input, from nothing.", "Run"),
-        Entry("dev", "taskq.cli.dev", "Redis, worker, scheduler and dashboard in one terminal.", "Run"),
+        Entry(
+            "dev", "taskq.cli.dev", "Redis, worker, scheduler and dashboard in one terminal.", "Run"
+        ),
         Entry("dashboard", "taskq.cli.dashboard", "Serve the read-only page.", "Run"),
         Entry("worker", "taskq.cli.worker", "Run the jobs of an app.", "Run"),
         Entry("scheduler", "taskq.cli.scheduler", "Fire the schedules of an app.", "Run"),

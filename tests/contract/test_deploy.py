@@ -134,15 +134,14 @@ def test_probes_go_to_the_port_and_paths_that_are_served():
             {port["name"]: port["containerPort"] for port in container["ports"]} if probes else {}
         )
         for kind, probe in probes.items():
-            if "httpGet" not in probe:
-                continue
             probed += 1
             values = parsed(container["args"])
-            assert ports[probe["httpGet"]["port"]] == values["health_port"], name
-            assert values["health_host"] == "0.0.0.0"
+            kept = "health_" if container["args"][0] == "worker" else ""
+            assert ports[probe["httpGet"]["port"]] == values[f"{kept}port"], name
+            assert values[f"{kept}host"] == "0.0.0.0"
             wanted = "/readyz" if kind == "readinessProbe" else "/healthz"
             assert probe["httpGet"]["path"] == wanted
-    assert probed == 3
+    assert probed == 5
     values = parsed(yaml.safe_load(dockerfile("CMD")))
     assert f":{values['health_port']}/healthz" in dockerfile("HEALTHCHECK .* CMD")
     assert dockerfile("EXPOSE") == str(values["health_port"])
