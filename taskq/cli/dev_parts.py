@@ -149,10 +149,6 @@ def stop_all(parts: Sequence[Part]) -> None:
         part.stop(until)
 
 
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
 def _end_with_parent() -> None:
     """TERM when the process that started us dies, however it does. Runs between fork and exec."""
-    if _libc is not None:
-        _libc.prctl(_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
