@@ -55,7 +55,7 @@ def notes(client: redis.Redis) -> dict[str, list[float]]:
     return found
 
 
-def each_once(client: redis.Redis, keys: set[str], timeout: float = 15.0) -> dict[str, float]:
+def each_once(client: redis.Redis, keys: set[str], timeout: float = 40.0) -> dict[str, float]:
     """Wait until all have run; nothing may have run twice. Returns when each ran."""
     wait_until(lambda: client.llen("notes") >= len(keys), timeout, interval=0.02)
     found = notes(client)
@@ -108,7 +108,7 @@ def test_stock_scheduler_beside_ours_doubles_and_loses_nothing(
     queue = Queue(connection=redis_client)
     keys = {f"k{n}" for n in range(400)}
     with stock_worker(redis_url, tmp_path, "--with-scheduler"):
-        wait_until(lambda: redis_client.exists("rq:scheduler-lock:default"), 15)
+        wait_until(lambda: redis_client.exists("rq:scheduler-lock:default"), 40)
         for key in sorted(keys):  # all due in the same two seconds: both movers have a backlog
             queue.enqueue_in(timedelta(seconds=2), functions("note"), key, result_ttl=0)
         queue.enqueue(functions("flaky"), "retried", retry=Retry(3, interval=1))

@@ -73,7 +73,7 @@ def soon(seconds: float = 60) -> datetime:
 def taskq(tmp_path: Path, redis_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "taskq", *arguments],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=50, check=False,
         cwd=tmp_path, env={"TASKQ_REDIS_URL": redis_url, "PYTHONPATH": f"{tmp_path}:{ROOT}",
                            "PATH": "", "TZ": "UTC"},
     )  # fmt: skip
@@ -131,7 +131,7 @@ class TestImport:
         done = taskq(tmp_path, redis_url, "schedules", "import", "--yes")
         assert done.returncode == 0, done.stderr
         worker(None, "--rq", "--with-scheduler")
-        wait_until(lambda: redis_client.keys("rq:results:cron-*"), 15)
+        wait_until(lambda: redis_client.keys("rq:results:cron-*"), 40)
         (key,) = redis_client.keys("rq:results:cron-*")
         assert redis_client.xrange(key)[0][1][b"type"] == b"1"
         assert 0 < redis_client.ttl(key) <= 500
@@ -245,20 +245,20 @@ def test_a_scheduler_process_serves_the_entries(
         env={"TASKQ_REDIS_URL": redis_url, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""},
     )  # fmt: skip
     try:
-        wait_until(lambda: redis_client.exists("rq:scheduler_lock"), 15)
+        wait_until(lambda: redis_client.exists("rq:scheduler_lock"), 40)
         job = stock.schedule(soon(0), "no.such.function", interval=1, repeat=2)
         ours = RQScheduler(connection=redis_client).enqueue_in(
             timedelta(seconds=0.2), "no.such.function"
         )
         due = redis_client.zscore(SET, ours.id)
-        wait_until(lambda: redis_client.llen("rq:queue:default") == 2, 15)
+        wait_until(lambda: redis_client.llen("rq:queue:default") == 2, 40)
         assert time.time() >= due
         assert set(redis_client.lrange("rq:queue:default", 0, -1)) == {
             job.id.encode(), ours.id.encode(),
         }  # fmt: skip
         assert not stock.acquire_lock()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(40) == 0
         assert not redis_client.exists("rq:scheduler_lock")
     finally:
         process.kill()
