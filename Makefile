@@ -13,7 +13,7 @@ STAMP := $(VENV)/.made
 PIP := -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test faults test-all lint types bench docs clean
+.PHONY: help dev demo test faults rq-suite test-all lint types bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: $(STAMP)  ## the main job on real input, with an embedded Redis
 
 test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part of it)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+rq-suite: $(STAMP)  ## RQ's own test suite with our Worker in it (fetched; ARGS="--mode ours tests/test_worker.py")
+	@$(BIN)/python -m tests.rq_suite $(ARGS)
 
 # An interpreter counts if it runs: pyenv's command for one that is not switched on does not, and
 # is then looked for where pyenv keeps it.

@@ -119,6 +119,8 @@ class HasContext(Protocol):
 
 _current: ContextVar[HasContext | None] = ContextVar("taskq_current_job", default=None)
 _RAISE: Any = object()
+thread_hooks: list[Callable[[], None]] = []
+"""Called before and after each plain function that a worker runs, in its thread or process."""
 
 
 @overload
@@ -160,3 +162,9 @@ def enter(job: HasContext) -> None:
 def leave() -> None:
     """No job is current any more (for the worker)."""
     _current.set(None)
+
+
+def run_hooks() -> None:
+    """Run the hooks (for the worker). What they raise is the job's error."""
+    for hook in thread_hooks:
+        hook()

@@ -64,6 +64,12 @@ class Registry:
             self._apps.append(weakref.ref(app, self._forget))
             self.changes += 1
 
+    def withdraw(self, app: App) -> None:
+        """Count it no more: a worker's own app, made to run other programs' jobs."""
+        with self._lock:
+            self._apps = [ref for ref in self._apps if ref() is not app]
+            self.changes += 1
+
     def _forget(self, gone: weakref.ref[Any]) -> None:
         with self._lock:
             self._apps = [ref for ref in self._apps if ref is not gone]

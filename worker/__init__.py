@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskq.worker.rq_scheduler import RQScheduler
+    from taskq.worker.rq_worker import Worker
 
-__all__ = ["RQScheduler"]
+__all__ = ["RQScheduler", "Worker"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from taskq.worker.rq_scheduler import RQScheduler  # noqa: PLC0415 (the line above)
 
         return RQScheduler
+    if name == "Worker":
+        from taskq.worker.rq_worker import Worker  # noqa: PLC0415 (the same)
+
+        return Worker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.outcome import Interrupted, TimeLimit, overran
+from taskq.worker.outcome import ENDED_NOW, Interrupted, TimeLimit, overran
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ SHORT_LIMIT_S = 1.0
 """Limits below it get a timer of their own; the others are swept every 50 ms."""
 STUCK_S = 0.7
 """Seconds after the limit until a coroutine that has not ended is abandoned."""
+_FINAL = ("timeout", *ENDED_NOW)
 AGAIN_S = 5.0
 """An abandoned coroutine is cancelled again each time it has cleaned up for so long."""
 
@@ -122,7 +123,7 @@ class AsyncRunner:
         if claim.timer is not None:
             claim.timer.cancel()
         claim.task = None
-        if claim.why == "timeout":  # also if it swallowed that and returned
+        if claim.why in _FINAL:  # also if it swallowed that and returned
             self._over.pop(claim, None)
             error = overran(claim, error)
         if self.running.get(claim.id) is claim:
@@ -152,6 +153,12 @@ class AsyncRunner:
         """Somebody asked for the job to be canceled."""
         claim.context.cancel_requested = True
         self.cancel(claim, "cancel")
+
+    def end_now(self, claim: Claim, why: str) -> None:
+        """End a running job by a command. What goes on all the same is left alone."""
+        claim.context.cancel_requested = True
+        self.cancel(claim, why)
+        self._over.setdefault(claim, time.monotonic())
 
     def interrupt(self, claim: Claim) -> None:
         """The grace time of a shutdown is over."""
@@ -201,11 +208,14 @@ class AsyncRunner:
         del self.running[claim.id]
         self._left[claim] = since
         log.error(
-            "%s (job %s) is over its time limit of %g s and goes on after it was cancelled: "
+            "%s (job %s) (limit %g s) goes on after it was cancelled (%s): "
             "it is left alone (%d stuck in this worker)",
-            claim.name, claim.id, claim.deadline, self.stuck,
+            claim.name, claim.id, claim.deadline, claim.why, self.stuck,
         )  # fmt: skip
         self._next()
+        if claim.why in ENDED_NOW:
+            self._done(claim, None, Interrupted(claim.why))
+            return
         text = (
             f"{claim.name} ran longer than its time limit of {claim.deadline:g} s "
             "and went on after it was cancelled: it was left alone"

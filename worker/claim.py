@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import Context
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,11 @@ class Claim:
         durable: its steps are recorded.
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         ready: the result as it stands in Redis, where a job process wrote it.
-        why: who cancelled it: "" (nobody), "timeout", "cancel" or "shutdown".
+        why: who cancelled it: "" (nobody), "timeout", "cancel", "shutdown", or by RQ's commands
+            "stop" and "kill".
+        rq_job: the `rq.job.Job` that RQ's own code ran, if it did.
+        rq_context: where that failed: integrations keep there what they know of the job.
+        stopped: by RQ's `stop-job` or `stop-execution`.
     """
 
     is_plain = False
@@ -77,6 +82,9 @@ class Claim:
     ready = b""
     slot = -1
     why = ""
+    rq_job: Any = None
+    rq_context: Context | None = None
+    stopped = False
     meta: dict[str, Any] | None = None
     report: Callable[[str, float, float | None, str], None] | None = None
     task: asyncio.Task[None] | None = None
@@ -169,7 +177,7 @@ class Claim:
             ValueError: it is no number.
         """
         if b"result_ttl" in self.fields:
-            self.result_ttl_s = int(self.number(b"result_ttl", DEFAULT_RESULT_TTL_S))
+            self.result_ttl_s = int(self.number(b"result_ttl", self.result_ttl_s))
 
     def begin(self) -> None:
         """Its code runs from now on."""

@@ -72,6 +72,8 @@ class Fetcher:
         self._queues = settings.queues
         self._names = [name for name, _weight in settings.queues]
         self._weighted = any(weight > 0 for _name, weight in settings.queues)
+        self._strategy = settings.strategy if len(self._names) > 1 else "default"
+        self._first = 0
         self._burst = settings.burst
         self._room = room
         self._deliver = deliver
@@ -89,6 +91,7 @@ class Fetcher:
         self._timer: asyncio.TimerHandle | None = None
         self.empty = False
         self.fenced = False
+        self.suspended = False
 
     def nudge(self) -> None:
         """A job has ended: there is more room."""
@@ -179,9 +182,15 @@ class Fetcher:
     # -- the call ---------------------------------------------------------------------------
 
     def _order(self) -> list[int]:
-        """Positions in the order to serve: as given, or drawn by weight."""
+        """Positions in the order to serve: as given, drawn by weight, or in turn."""
+        positions = list(range(len(self._names)))
+        if self._strategy == "random":
+            random.shuffle(positions)
+            return positions
+        if self._strategy == "round_robin":
+            return positions[self._first :] + positions[: self._first]
         if not self._weighted:
-            return list(range(len(self._names)))
+            return positions
         # Efraimidis and Spirakis: sorting by u^(1/w) draws without replacement by weight
         keyed = [
             (random.random() ** (1.0 / weight) if weight > 0 else 0.0, position)  # noqa: S311 (not a secret)
@@ -194,8 +203,10 @@ class Fetcher:
         self._seq += 1
         seq = f"{lane}{self._seq}"
         order = self._order()
+        # RQ's other strategies choose anew for each job: one of each queue, again and again
+        most = limit if self._strategy == "default" else f"{limit}e"
         args: list[Any] = [
-            self._uid, self._worker, seq, limit, LEASE_S, iso,
+            self._uid, self._worker, seq, most, LEASE_S, iso,
             self._lost_text, *(self._names[p] for p in order),
         ]  # fmt: skip
         return Call(seq, limit, order, pack_script(script("reserve"), self._keys, args))
@@ -271,10 +282,12 @@ class Fetcher:
             self._stopping = True
             log.error("This worker was taken for dead and its jobs were given away: it stops")
             return 0
+        self.suspended = state == b"suspended"
         now = time.monotonic()
         exec_id = f"tq{self._uid}{call.seq}"
         for position, raw_id, flat in jobs:
             place = call.order[int(position)]
+            self._first = (place + 1) % len(self._names)
             self._deliver(Claim(place + 1, self._names[place], _text(raw_id), exec_id, flat, now))
         if jobs:
             self.empty = False

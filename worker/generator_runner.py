@@ -237,6 +237,12 @@ class GeneratorRunner:
         claim.context.cancel_requested = True
         self._condemn(claim, "cancel")
 
+    def end_now(self, claim: Claim, why: str) -> None:
+        """End a running job by a command."""
+        claim.why = why
+        claim.context.cancel_requested = True
+        self._condemn(claim, why)
+
     def interrupt(self, claim: Claim) -> None:
         """The grace time of a shutdown is over."""
         self._condemn(claim, "shutdown")

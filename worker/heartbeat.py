@@ -42,13 +42,15 @@ class Beat(NamedTuple):
     begun: Sequence[str] = ()
 
 
-async def beat(broker: Broker, link: AsyncLink, workers: Sequence[Beat]) -> None:
+async def beat(
+    broker: Broker, link: AsyncLink, workers: Sequence[Beat], keep_s: int = KEEP_S
+) -> None:
     """Tell Redis that these workers live, and measure its clock.
 
     Raises:
         BrokerUnavailable: no answer.
     """
-    args: list[Any] = [broker.clock.iso(), KEEP_S]
+    args: list[Any] = [broker.clock.iso(), keep_s]
     for one in workers:
         args += (one.uid, one.name, one.queues, one.state, len(one.begun) // 2, *one.begun)
     await _run(broker, link, "beat", args)

@@ -18,7 +18,9 @@ from taskq.worker.outcome import (
     Asleep,
     Crashed,
     Interrupted,
+    Killed,
     NotHere,
+    Stopped,
     TimeLimit,
     crash_verdict,
     crashes_so_far,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("taskq.worker")
 job_log = logging.getLogger("taskq.job")
 
+_KILLED = "Work-horse terminated unexpectedly; the command kill-horse ended this job."
 _YOUNG_S = 45.0
 """A caller may send the same job again for 30 s; the rest is for clocks that differ."""
 
@@ -54,6 +57,7 @@ class Life:
     Attributes:
         pace: learns from each of them.
         jobs: how many have run here.
+        watches: RQ's own code is to see every failure.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Life:
             pace: learns how long jobs run, and how late they begin.
             begun: memory shared with the supervisor, or None.
         """
+        self.watches = False
         self._app = app
         self._worker = worker
         self._settler = settler
@@ -131,6 +136,7 @@ class Life:
         if error is not None:
             item = failure_item(claim, error)
             claim.outcome = (None, error)
+            claim.special = claim.special or self.watches
         if item is None or claim.special:
             self._settler.tally.began(claim)
             self._door.enter(claim)
@@ -146,6 +152,12 @@ class Life:
             self._crashed(claim, error, seconds)
         elif isinstance(error, Asleep):
             self._settler.add(claim, items.asleep(error.due, error.place))
+        elif str(error) == "stop":
+            claim.stopped = claim.special = True
+            claim.outcome = (None, Stopped("Job stopped by user, work-horse terminated."))
+            self._door.enter(claim)
+        elif str(error) == "kill":
+            self.done(claim, None, Killed(_KILLED))
         else:
             self._settler.add(claim, _interrupted_item(claim, error))
 

@@ -56,7 +56,19 @@ class TimeLimit(Exception):
 
 
 class Interrupted(Exception):
-    """The execution was cancelled: asked for (`cancel`) or at a shutdown."""
+    """The execution was cancelled: asked for (`cancel`, `stop`, `kill`) or at a shutdown."""
+
+
+class Killed(Exception):
+    """RQ's command `kill-horse` ended the execution: the job has failed."""
+
+
+class Stopped(Exception):
+    """RQ's commands `stop-job` or `stop-execution` ended it: the job is stopped."""
+
+
+ENDED_NOW = ("stop", "kill")
+"""Why a job is ended at once; what does not stop is left behind."""
 
 
 def overran(claim: Claim, err: BaseException | None) -> BaseException:
@@ -65,6 +77,8 @@ def overran(claim: Claim, err: BaseException | None) -> BaseException:
     It counts as timed out even where it made something else of that, or nothing at all; what it
     raised shows in the traceback. Only a retry that it asks for is its own decision.
     """
+    if claim.why in ENDED_NOW:
+        return Interrupted(claim.why)
     if isinstance(err, RetryLater):
         return err
     limit = TimeLimit(f"{claim.name} ran longer than its time limit of {claim.deadline:g} s")
@@ -251,7 +265,9 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     tb = user_part(err.__traceback__)
     if isinstance(err, TimeLimit):
         kind, message = "taskq.errors.TaskTimeout", str(err)
-        lines = traceback.format_exception(type(err), err, tb)
+        shown = _as_rq(claim) if claim.pickled else err
+        shown.__cause__ = err.__cause__
+        lines = traceback.format_exception(type(shown), shown, tb)
     else:
         kind = f"{type(err).__module__}.{type(err).__qualname__}"
         if isinstance(err, Interrupted):
@@ -267,6 +283,19 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
             lines = [f"{kind}: {message}\n"]
     error = json.dumps([kind, message, claim.attempt])
     return base64.b64encode(zlib.compress(shortened("".join(lines)))), error
+
+
+def _as_rq(claim: Claim) -> BaseException:
+    """A time limit as stock RQ's programs look for it in the traceback's text."""
+    return _JobTimeoutException(f"Task exceeded maximum timeout value ({claim.deadline:g} seconds)")
+
+
+class _JobTimeoutException(Exception):
+    pass
+
+
+_JobTimeoutException.__module__ = "rq.timeouts"
+_JobTimeoutException.__qualname__ = _JobTimeoutException.__name__ = "JobTimeoutException"
 
 
 def shortened(text: str) -> bytes:

@@ -18,7 +18,7 @@ from taskq.worker.outcome import lost_text
 from taskq.worker.records import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taskq.broker import Broker
     from taskq.broker.alink import AsyncLink
@@ -43,7 +43,13 @@ def _begun(claims: Sequence[Claim]) -> list[str]:
 
 
 class Presence:
-    """What Redis knows of this process; `beat` and `sweep` are called every few seconds."""
+    """What Redis knows of this process; `beat` and `sweep` are called every few seconds.
+
+    Attributes:
+        is_suspended: whether all workers are (`rq suspend`).
+        hosted_s: RQ's own code writes and removes the worker's record; seconds for which it is
+            kept after a heartbeat. 0: we do.
+    """
 
     def __init__(
         self,
@@ -73,6 +79,19 @@ class Presence:
         self._story = lost_text()
         self._stuck = 0
         self._memory_mb = 0.0
+        self.is_suspended: Callable[[], bool] = bool
+        self.hosted_s = 0
+
+    @property
+    def name(self) -> str:
+        """Of this worker, in RQ's records."""
+        return self._me.name
+
+    def state(self) -> str:
+        """What this worker does, in RQ's words."""
+        if self._runners.running():
+            return "busy"
+        return "suspended" if self.is_suspended() else "idle"
 
     async def hello(self) -> None:
         """Register; waits for Redis as long as it takes."""
@@ -83,7 +102,8 @@ class Presence:
         attempt = 0
         while True:
             try:
-                await heartbeat.register(self._broker, self._link, self._me, version)
+                if not self.hosted_s:
+                    await heartbeat.register(self._broker, self._link, self._me, version)
                 await self.beat()
             except (BrokerUnavailable, BrokerError) as err:
                 attempt += 1
@@ -106,16 +126,19 @@ class Presence:
             c for c in running
             if c.begun_mono and now - c.begun_mono > RECORD_S and now - c.recorded > REFRESH_S
         ]  # fmt: skip
+        keep_s = self.hosted_s or heartbeat.KEEP_S
         one = heartbeat.Beat(
-            me.uid, me.name, "\n".join(me.queues), "busy" if running else "idle", _begun(due[:PAGE])
+            me.uid, me.name, "\n".join(me.queues), self.state(), _begun(due[:PAGE])
         )
-        await heartbeat.beat(self._broker, self._link, [one])
+        await heartbeat.beat(self._broker, self._link, [one], keep_s)
         await self._show_state()
         for start in range(0, len(due), PAGE):
             # what has ended meanwhile is erased already
             page = [c for c in due[start : start + PAGE] if self._runners.runs(c)]
             if start and page:
-                await heartbeat.beat(self._broker, self._link, [one._replace(begun=_begun(page))])
+                await heartbeat.beat(
+                    self._broker, self._link, [one._replace(begun=_begun(page))], keep_s
+                )
             if page:
                 await self._records.write(page)
 
@@ -160,6 +183,7 @@ class Presence:
         """Give back what is left, and go from RQ's sets. An outage is no reason to stay."""
         try:
             await heartbeat.release(self._broker, self._link, self._me.uid, "bye", self._story)
-            await heartbeat.unregister(self._broker, self._link, self._me)
+            if not self.hosted_s:
+                await heartbeat.unregister(self._broker, self._link, self._me)
         except (BrokerUnavailable, BrokerError) as err:
             log.warning("Could not take leave: %s", err)

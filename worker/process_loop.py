@@ -159,6 +159,8 @@ class JobProcess:
         self._was_struck = False
         try:
             try:
+                if context.thread_hooks:
+                    context.run_hooks()
                 self._in_task = True
                 value = claim.fn(*claim.args, **claim.kwargs)
                 if claim.mode == "asyncio":  # any importable function, with --rq

@@ -309,6 +309,12 @@ class ProcessRunner:
             one.kill_mono = time.monotonic() + CANCEL_S
             one.kill_why = "cancel"
 
+    def end_now(self, claim: Claim, why: str) -> None:
+        """End a running job by a command: its process is killed."""
+        one = self._of.get(claim.id)
+        if one is not None:
+            one.kill(why)
+
     def interrupt(self, claim: Claim) -> None:
         """The grace time of a shutdown is over: its process is killed."""
         one = self._of.get(claim.id)

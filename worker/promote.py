@@ -97,18 +97,20 @@ class Listener:
     """Subscribes to our channels: what was scheduled earlier, what is to be canceled or paused."""
 
     def __init__(self, broker: Broker, worker: str, heard: Callable[[str, str], None]) -> None:
-        """`heard` gets (channel, text): "wake", "cancel", "pause", "send" for this worker alone.
+        """`heard` gets (channel, text): "wake", "cancel", "pause"; for it alone "send", "command".
 
         Without a text: something may have been said while nobody listened.
         """
         self._broker = broker
         self._worker = worker
         self._heard = heard
+        self._command = f"{broker.keys.prefix}:pubsub:{worker}"  # RQ's
 
     async def run(self) -> None:
         """Listen for ever; reconnects. Where ACLs forbid it, say so once and end."""
         own = self._broker.keys.own
         channels = [f"{own}{name}" for name in ("wake", "cancel", "pause", f"send:{self._worker}")]
+        channels.append(self._command)
         attempt = 0
         while True:
             connection: Any = None
@@ -134,8 +136,10 @@ class Listener:
     def _hear(self, message: Any) -> None:
         if not isinstance(message, list) or len(message) != 3:
             return
-        channel = message[1].decode("utf-8", "replace").removeprefix(self._broker.keys.own)
-        kind = channel.partition(":")[0]
+        channel = message[1].decode("utf-8", "replace")
+        kind = channel.removeprefix(self._broker.keys.own).partition(":")[0]
+        if channel == self._command:
+            kind = "command"
         if message[0] == b"message":
             self._heard(kind, message[2].decode("utf-8", "replace"))
         elif kind in (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,27 +16,45 @@ from typing import TYPE_CHECKING, Any
 from taskq.errors import PayloadError, UnknownTask
 from taskq.notify import DELIVER
 from taskq.worker import callbacks
-from taskq.worker.claim import DEFAULT_TIMEOUT_S
+from taskq.worker.claim import DEFAULT_RESULT_TTL_S, DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.tasks import Task
     from taskq.worker.claim import Claim
     from taskq.worker.process_route import Route
+    from taskq.worker.rq_host import Host
+
+log = logging.getLogger("taskq.worker")
 
 
 class Resolver:
     """Finds out what a claim calls: the app's tasks only, or with `rq` any function."""
 
     def __init__(
-        self, app: TaskQ, *, rq: bool, report: Callable[..., None], route: Route | None = None
+        self,
+        app: TaskQ,
+        *,
+        rq: bool,
+        report: Callable[..., None],
+        route: Route | None = None,
+        host: Host | None = None,
+        result_ttl_s: int = DEFAULT_RESULT_TTL_S,
     ) -> None:
-        """Remember the app; `report` takes progress from running jobs.
+        """Remember the app.
 
-        Those that take the `route` are read where they run, in a job process.
+        Args:
+            app: its tasks are known.
+            rq: whether any function may be called.
+            report: takes progress from running jobs.
+            route: jobs that take it are read where they run, in a job process.
+            host: the RQ worker that the engine works for: its code reads what ours cannot.
+            result_ttl_s: for jobs that do not say how long their result is kept.
         """
         self.app = app
         self.rq = rq
+        self._result_ttl_s = result_ttl_s
+        self._host = host
         self.report = report
         self._route = route
         self._pickles = "pickle" in app.codec.accept and app.codec.serializer != "pickle"
@@ -47,6 +66,31 @@ class Resolver:
             UnknownTask: the app has no such task.
             PayloadError: the payload or a field cannot be read, or is not accepted.
         """
+        if self._result_ttl_s != DEFAULT_RESULT_TTL_S:
+            claim.result_ttl_s = self._result_ttl_s
+        host = self._host
+        if host is None:
+            self._prepare(claim)
+            return
+        if not host.by_rq:
+            try:
+                self._prepare(claim)
+                return
+            except Exception as err:  # noqa: BLE001 (RQ's own code finds out, and says it in its words)
+                log.debug("Job %s is left to RQ's own code: %s", claim.id, err)
+        host.take(claim)
+        self._read_leniently(claim)
+
+    def _read_leniently(self, claim: Claim) -> None:
+        claim.deadline = DEFAULT_TIMEOUT_S
+        try:
+            claim.read_result_ttl()
+            claim.deadline = claim.timeout_s
+            claim.attempt = claim.attempt_by_record
+        except ValueError as err:
+            log.debug("The record of job %s is broken: %s", claim.id, err)
+
+    def _prepare(self, claim: Claim) -> None:
         data = claim.fields.get(b"data")
         if data is None:
             raise PayloadError("The job's record has no payload (field 'data').")

@@ -166,3 +166,25 @@ class LaneJob(BoundedJob):
         for webhook in webhooks:
             if webhook.job_status == status:
                 webhook.send(self, exc_string=exc_string)
+
+
+_made: dict[Any, Any] = {Queue: LaneQueue, Job: LaneJob}
+
+
+def lane_queue(kind: type[Queue]) -> type[LaneQueue]:
+    """`LaneQueue` on the base of somebody's own Queue class."""
+    made: type[LaneQueue] = _on(LaneQueue, kind)
+    return made
+
+
+def lane_job(kind: type[Job]) -> type[LaneJob]:
+    """`LaneJob` on the base of somebody's own Job class."""
+    made: type[LaneJob] = _on(LaneJob, kind)
+    return made
+
+
+def _on(first: Any, kind: Any) -> Any:
+    made = _made.get(kind)
+    if made is None:
+        made = _made[kind] = type(first.__name__, (first, kind), {"__module__": __name__})
+    return made

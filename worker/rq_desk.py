@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis import exceptions as rexc
 from rq import Queue
@@ -20,7 +20,14 @@ from taskq.broker.link import backoff_s, is_refusal
 from taskq.errors import PayloadError
 from taskq.worker.claim import YEAR_S
 from taskq.worker.outcome import describe
-from taskq.worker.rq_classes import BoundedJob, LaneQueue, LaneWorker
+from taskq.worker.rq_classes import (
+    BoundedJob,
+    LaneJob,
+    LaneQueue,
+    LaneWorker,
+    lane_job,
+    lane_queue,
+)
 from taskq.worker.rq_end import End
 from taskq.worker.rq_fence import Fence, FencedRedis, LeaseLost
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.broker import Broker
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_host import Host
 
 log = logging.getLogger("taskq.worker")
 
@@ -45,11 +53,14 @@ _OUTAGES = (
 class Desk:
     """What one thread of the lane works with."""
 
-    def __init__(self, pool: Any, broker: Broker, app: TaskQ, name: str) -> None:
+    def __init__(
+        self, pool: Any, broker: Broker, app: TaskQ, name: str, host: Host | None = None
+    ) -> None:
         self._connection = FencedRedis(connection_pool=pool)
         self._keys = broker.keys
         self._app = app
         self._name = name
+        self._host = host
         self._worker: LaneWorker | None = None
         self._queue_of: dict[tuple[str, bool], LaneQueue] = {}
 
@@ -57,7 +68,11 @@ class Desk:
         queue = self._queue_of.get((name, pickled))
         if queue is None:
             serializer = DefaultSerializer if pickled else self._app.rq_serializer
-            queue = LaneQueue(name, connection=self._connection, serializer=serializer)
+            kind = LaneQueue
+            if self._host is not None:
+                serializer = self._host.serializer if self._host.by_rq else serializer
+                kind = lane_queue(self._host.queue_class)
+            queue = kind(name, connection=self._connection, serializer=serializer)
             queue.own, queue.prefix = self._keys.own, self._keys.prefix
             self._queue_of[name, pickled] = queue
         return queue
@@ -89,14 +104,22 @@ class Desk:
     def end(self, claim: Claim, seconds: float) -> End:
         """RQ's view of an ended execution."""
         if self._worker is None:
-            self._worker = LaneWorker(
-                [claim.queue], name=self._name, connection=self._connection, prepare_for_work=False
-            )
+            self._worker = self._new_worker(claim.queue)
         execution = Execution(claim.exec_id, claim.id, self._connection, worker_name=self._name)
         began = claim.begun_at or time.time()
         execution.created_at = datetime.fromtimestamp(began, timezone.utc)
         queue = self._queue(claim.queue, pickled=claim.pickled)
-        return End(self._worker, queue, execution, claim, seconds)
+        job_class = LaneJob if self._host is None else lane_job(self._host.job_class)
+        return End(self._worker, queue, execution, claim, seconds, job_class)
+
+    def _new_worker(self, queue: str) -> LaneWorker:
+        if self._host is None:
+            return LaneWorker(
+                [queue], name=self._name, connection=self._connection, prepare_for_work=False
+            )
+        made = cast("LaneWorker", self._host.copy_as(LaneWorker))
+        made.connection = self._connection
+        return made
 
     @property
     def connection(self) -> FencedRedis:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from taskq.app import TaskQ
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_host import Host
     from taskq.worker.rq_lane import Lane
     from taskq.worker.settings import Identity
 
@@ -24,6 +25,7 @@ class Door:
         me: Identity,
         wake: Callable[[Callable[[], None]], None],
         out: Callable[[Claim], None],
+        host: Host | None = None,
     ) -> None:
         """The lane stays closed.
 
@@ -32,7 +34,9 @@ class Door:
             me: as RQ's records name this worker.
             wake: runs a function on the event loop, from any thread.
             out: called on the event loop when a job is out of the lane's hands.
+            host: the RQ worker that the engine works for, if there is one.
         """
+        self._host = host
         self._app = app
         self._me = me
         self._wake = wake
@@ -68,7 +72,9 @@ class Door:
             from taskq.worker.rq_lane import Lane  # noqa: PLC0415 (RQ: only where a job needs it)
 
             me = self._me
-            self._lane = Lane(self._app.broker, me.name, me.queues, self._app, self._left)
+            self._lane = Lane(
+                self._app.broker, me.name, me.queues, self._app, self._left, self._host
+            )
         return self._lane
 
     def _left(self, claim: Claim) -> None:

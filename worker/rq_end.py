@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from rq.callbacks import execute_failure_callback, execute_success_callback
+from rq.callbacks import (
+    execute_failure_callback,
+    execute_stopped_callback,
+    execute_success_callback,
+)
 from rq.job import JobStatus, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.rate_limit import release_slot
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
     from taskq.worker.rq_classes import LaneQueue, LaneWorker
     from taskq.worker.rq_fence import Fence
 
+log = logging.getLogger("taskq.worker")
+
 
 class End:
     """One ended execution, as RQ settles it."""
@@ -46,6 +53,7 @@ class End:
         execution: Execution,
         claim: Claim,
         seconds: float,
+        job_class: type[LaneJob] = LaneJob,
     ) -> None:
         """Nothing is done yet.
 
@@ -55,7 +63,9 @@ class End:
             execution: with the time at which its code began.
             claim: the job, with its outcome.
             seconds: for how long its code ran.
+            job_class: of the job.
         """
+        self._job_class = job_class
         self._worker = worker
         self._queue = queue
         self._execution = execution
@@ -79,7 +89,12 @@ class End:
             ValueError: a field cannot be read.
         """
         claim, connection = self._claim, self._worker.connection
-        job = LaneJob.fetch(claim.id, connection=connection, serializer=self._queue.serializer)
+        job, claim.rq_job = claim.rq_job, None
+        if job is None or not connection.exists(job.key):
+            fetch = self._job_class.fetch
+            job = fetch(claim.id, connection=connection, serializer=self._queue.serializer)
+        else:  # as in RQ, what its code has set on the object is saved
+            job.__class__, job.connection = self._job_class, connection
         self._job = cast("LaneJob", job)
         job.origin = claim.queue
         job.started_at = self._execution.created_at
@@ -95,6 +110,9 @@ class End:
         if isinstance(self._error, RetryLater):
             return  # the task's own decision, no failure
         job, penalty = self._loaded, CallbackLimit
+        if self._claim.stopped:
+            self._call_stopped(job)
+            return
         if self._error is None and not self._asks_again:
             self._error = self._unfit()
         if self._error is None and not self._asks_again:
@@ -111,7 +129,18 @@ class End:
             except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
                 self._error = err
             self._text = self._traceback()
-            self._worker.handle_exception(job, *self._exc_info())
+            handle, context = self._worker.handle_exception, self._claim.rq_context
+            if context is None:
+                handle(job, *self._exc_info())
+            else:  # an integration finds there what it knows of the job
+                context.copy().run(handle, job, *self._exc_info())
+
+    def _call_stopped(self, job: LaneJob) -> None:
+        self._text = str(self._error)
+        try:
+            execute_stopped_callback(job, CallbackLimit)
+        except BaseException:  # (as RQ: the job is stopped all the same)
+            log.exception("The stopped callback of job %s raised", job.id)
 
     def _unfit(self) -> BaseException | None:
         """Why the result cannot be stored, if so. What stock RQ pickles it stores in any case."""
@@ -154,7 +183,9 @@ class End:
         job.closing = True
         job._result = self._value
         job._status = JobStatus.FINISHED if self._error is None else JobStatus.FAILED
-        if self._error is not None:
+        if self._claim.stopped:
+            worker._stopped_job_id = job.id
+        elif self._error is not None:
             item = failure_item(self._claim, self._error)
             job.again = _again(item.rest) if item.kind == "r" else None
         fence.also = self._extra(own, counting=counting)

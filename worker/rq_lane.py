@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.broker import Broker
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_host import Host
 
 log = logging.getLogger("taskq.worker")
 
@@ -41,8 +42,10 @@ class Lane:
         queues: Sequence[str],
         app: TaskQ,
         left: Callable[[Claim], None],
+        host: Host | None = None,
     ) -> None:
         """Start nothing yet; `left` is called in a thread when a job is out of our hands."""
+        self._host = host
         self._broker = broker
         self._pool = broker.redis(_SOCKET_TIMEOUT_S).connection_pool
         self._name = name
@@ -110,7 +113,7 @@ class Lane:
                 self._free -= 1
             if work is None:
                 return
-            desk = desk or Desk(self._pool, self._broker, self._app, self._name)
+            desk = desk or Desk(self._pool, self._broker, self._app, self._name, self._host)
             try:
                 work(desk)
             except Exception as err:  # noqa: BLE001 (the thread goes on: there is always a next time)

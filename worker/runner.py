@@ -49,6 +49,10 @@ class Runner(Protocol):
         """Somebody asked for a running job to be canceled."""
         ...
 
+    def end_now(self, claim: Claim, why: str) -> None:
+        """Somebody ends a running job by a command ("stop" or "kill"), whatever it does."""
+        ...
+
     def interrupt(self, claim: Claim) -> None:
         """The grace time of a shutdown is over: a running job should end now."""
         ...

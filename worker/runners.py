@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from taskq.worker import items
 from taskq.worker.async_runner import AsyncRunner
 from taskq.worker.generator_runner import GeneratorRunner
-from taskq.worker.outcome import cut_short_item
+from taskq.worker.outcome import Interrupted, cut_short_item
 from taskq.worker.process_runner import ProcessRunner
 from taskq.worker.settings import LOOKAHEAD_S
 from taskq.worker.steps import Steps
@@ -85,6 +85,7 @@ class Runners:
         self.came: dict[str, float] = {}
         self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
         self._settler = settler
+        self._done = done
         self._pace = pace
 
     def of(self, claim: Claim) -> Runner:
@@ -172,6 +173,13 @@ class Runners:
             for claim in runner.abandon():
                 self._settler.add(claim, cut_short_item(claim))
         self.steps.abandon()
+
+    def end_now(self, claim: Claim, why: str) -> None:
+        """End a job by a command, whatever it does ("stop" or "kill")."""
+        if self.of(claim).take_back(claim):
+            self._done(claim, None, Interrupted(why))
+        else:
+            self.of(claim).end_now(claim, why)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""

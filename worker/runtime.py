@@ -28,7 +28,9 @@ from taskq.worker.promote import Listener, Promoter
 from taskq.worker.records import Records
 from taskq.worker.resolve import Resolver
 from taskq.worker.room import Room
+from taskq.worker.rq_commands import Commands
 from taskq.worker.rq_door import Door
+from taskq.worker.rq_shown import Shown
 from taskq.worker.runners import Runners
 from taskq.worker.schedule import SchedulerService, parts_of
 from taskq.worker.settings import BEAT_S, Identity
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.worker.begun import BegunTable
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_host import Host
     from taskq.worker.runner import Runner
     from taskq.worker.settings import WorkerSettings
 
@@ -60,7 +63,12 @@ class Runtime:
     """The parts of one worker process. Make it inside its event loop, then `await run()`."""
 
     def __init__(
-        self, app: TaskQ, settings: WorkerSettings, uid: str, begun: BegunTable | None = None
+        self,
+        app: TaskQ,
+        settings: WorkerSettings,
+        uid: str,
+        begun: BegunTable | None = None,
+        host: Host | None = None,
     ) -> None:
         """Assemble; nothing runs yet.
 
@@ -69,8 +77,10 @@ class Runtime:
             settings: of this worker.
             uid: 8 characters, never used before: leases carry it.
             begun: memory shared with the supervisor, or None.
+            host: the RQ worker that it works for, or None.
         """
         self._settings = settings
+        self._host = host
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._stop_why = ""
@@ -83,19 +93,21 @@ class Runtime:
         self._links = [broker.new_alink() for _ in range(3)] + [broker.new_alink(self._link_state)]
         fetch_link, settle_link, stream_link, link = self._links
 
-        self._door = Door(app, me, self._wake, self._out)
+        self._door = Door(app, me, self._wake, self._out, host)
         self.settler = Settler(broker, settle_link, me, self._door.enter, self._out)
         self._suspects = Suspects(self._runner_of)
         pace = Pace()
         self._life = Life(app, me.name, self.settler, self._door, self._suspects, pace, begun)
+        self._life.watches = host is not None and host.watches
         life = self._life
         self._runners = Runners(
             settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link
         )
         self._records = Records(broker, link, me.name)
         resolver = Resolver(
-            app, rq=settings.rq, report=self._records.report, route=Route.of(app, settings)
-        )
+            app, rq=settings.rq, report=self._records.report, route=Route.of(app, settings),
+            host=host, result_ttl_s=settings.result_ttl_s,
+        )  # fmt: skip
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
         modes = _modes(app, settings)
         self._room = Room(settings, modes, life, self._runners, self.settler)
@@ -106,6 +118,15 @@ class Runtime:
         self._scheduler = SchedulerService(parts_of(app, link) if settings.with_scheduler else ())
         self._listener = Listener(broker, me.name, self._heard)
         self._presence = Presence(broker, link, me, self._runners, self._records, self._door)
+        self._presence.is_suspended = lambda: self._fetcher.suspended
+        if host is not None:
+            self._presence.hosted_s = host.keep_s
+        runners, records = self._runners, self._records
+        self._shown = Shown(broker, link, self._presence, runners, records) if settings.rq else None
+        self._commands = Commands(runners, lambda: self.stop("shutdown"))
+        self._idle_since = time.monotonic()
+        self._jobs_seen = 0
+        self._hurried = False
         self._begun = begun
         coroutines = self._runners.coroutines
         self._watch = LoopWatch(settings.slow_loop_s, begun, lambda: coroutines.busy)
@@ -123,7 +144,8 @@ class Runtime:
         """Work until told to stop; `ready` is called when Redis knows this worker.
 
         Returns:
-            Why it stopped: "asked", "burst", "jobs", "memory", "stuck", "fenced", "failed";
+            Why it stopped: "asked", "shutdown", "cold", "burst", "jobs", "idle", "memory",
+            "stuck", "fenced", "failed";
             "lifespan": it could not start.
         """
         stopping = self._loop.create_task(self._stop.wait())
@@ -147,10 +169,10 @@ class Runtime:
             heartbeat.every(BEAT_S, self._presence.sweep, "Sweep"),
             heartbeat.every(BEAT_S, self._strays.look, "Comparing what is in hand"),
             heartbeat.every(BEAT_S, self._counting.step, "Counting"),
-            self._promoter.run(),
             self._listener.run(),
             self._scheduler.run(),
             self._tick(),
+            *([] if self._host is not None else [self._promoter.run()]),  # RQ has a scheduler
         )
         self._services = [self._loop.create_task(one) for one in services]
         fetching = self._loop.create_task(self._fetcher.run())
@@ -173,6 +195,20 @@ class Runtime:
         self._stop_why = self._stop_why or why
         self._room.close()
         self._stop.set()
+
+    def hurry(self) -> None:
+        """Stop now: running jobs have no more time. May be called before or after `stop`."""
+        self._hurried = True
+        self.stop("cold")
+
+    def kill(self) -> None:
+        """End all running jobs: they have failed."""
+        self._commands.kill()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether jobs run."""
+        return bool(self._runners.running())
 
     async def _open_resources(self, stopping: asyncio.Task[bool]) -> bool:
         """Enter the app's lifespan; False when that fails, or there is no time for it."""
@@ -197,11 +233,12 @@ class Runtime:
         self._runners.give_back_unbegun()
         self._runners.steps.closing = True
         # also what waits: a thread may just be taking it
-        await self._until(lambda: not self._runners.busy, self._settings.grace_s, self._told)
+        await self._until(
+            lambda: self._hurried or not self._runners.busy, self._settings.grace_s, self._told
+        )
         left = len(self._runners.running())
         if left:
-            log.warning("%d jobs did not end within %g s: cancelled and given back",
-                        left, self._settings.grace_s)  # fmt: skip
+            log.warning("%d jobs did not end in time: cancelled and given back", left)
             self._runners.interrupt()
             await self._until(lambda: not self._runners.closing, _CANCEL_S)
         self._runners.abandon()
@@ -266,6 +303,8 @@ class Runtime:
                     last_progress = now
                     # not awaited: time limits hold, too, while Redis is away
                     writing = self._loop.create_task(self._records.write_progress())
+                if self._shown is not None:
+                    self._shown.step()
                 if not self._stop.is_set():
                     self._check_end()
             except Exception:  # without this loop no time limit would hold any more
@@ -279,6 +318,8 @@ class Runtime:
             self.stop("jobs")
         elif self._settings.burst and self._fetcher.empty and not busy:
             self.stop("burst")
+        elif self._has_idled(busy):
+            self.stop("idle")
         elif self._runners.stuck > self._settings.stuck_limit:
             log.error(
                 "%d threads or coroutines of this worker are stuck, more than %d (--max-stuck): "
@@ -286,6 +327,13 @@ class Runtime:
                 self._runners.stuck, self._settings.stuck_limit,
             )  # fmt: skip
             self.stop("stuck")
+
+    def _has_idled(self, busy: int) -> bool:
+        now = time.monotonic()
+        if busy or self._jobs_seen != self.jobs:
+            self._idle_since, self._jobs_seen = now, self.jobs
+        limit = self._settings.max_idle_s
+        return limit is not None and now - self._idle_since >= limit
 
     def _link_state(self, err: Exception | None) -> None:
         if err is None:
@@ -317,6 +365,8 @@ class Runtime:
             self._unheard = self._loop.create_task(self._cancel_unheard())
         elif channel == "pause":
             self._fetcher.look()
+        elif channel == "command":
+            self._commands.heard(text)
         elif channel == "send":
             self._runners.generators.mail.heard(text)
 

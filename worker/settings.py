@@ -55,6 +55,11 @@ class WorkerSettings:
         log_level: of the `taskq` loggers.
         log_format: "text" or "json".
         name: first part of the workers' names; the host's name by default.
+        full_name: the whole name of the only worker process, or "".
+        max_idle_s: stop after so many seconds without a job, or None.
+        strategy: which queue comes next, as RQ has it: "default" (in order, or by weight),
+            "round_robin", "random".
+        result_ttl_s: for jobs that do not say how long their result is kept.
         directory: put first on the import path.
         url: Redis, with its password: never shown, passed through a pipe.
         url_source: where the URL came from, for messages.
@@ -81,6 +86,10 @@ class WorkerSettings:
     log_level: str = "INFO"
     log_format: str = "text"
     name: str | None = None
+    full_name: str = ""
+    max_idle_s: float | None = None
+    strategy: str = "default"
+    result_ttl_s: int = 500
     directory: str = "."
     url: str = ""
     url_source: str = "argument"
@@ -122,9 +131,10 @@ class Identity(NamedTuple):
     def of(cls, settings: WorkerSettings, uid: str) -> Identity:
         """Of the process that runs with these settings."""
         host = _safe(settings.name or socket.gethostname())
+        name = settings.full_name or f"{host}.{uid}"
         slots = f"{settings.threads} threads, {settings.concurrency} async"
-        queues = [name for name, _weight in settings.queues]
-        return cls(uid, host, f"{host}.{uid}", queues, slots)
+        queues = [queue for queue, _weight in settings.queues]
+        return cls(uid, host, name, queues, slots)
 
 
 def _safe(text: str) -> str:

@@ -232,6 +232,8 @@ class Supervisor:
         outworn = child.summary.get("end") in _OUTWORN
         if clean and self._settings.burst and not renewed and not outworn:
             self._ended.add(child.index)
+        if clean and child.summary.get("end") == "shutdown":  # RQ's command to this one worker
+            self._ended.add(child.index)
         broke = not clean or child.summary.get("end") == "failed"
         if broke and not self._stop:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.outcome import Overrun, TimeLimit, overran
+from taskq.worker.outcome import ENDED_NOW, Interrupted, Overrun, TimeLimit, overran
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ log = logging.getLogger("taskq.worker")
 
 STUCK_S = 0.7
 """Seconds after the limit until a thread that has not stopped is abandoned."""
+END_NOW_S = 0.03
+"""The same for a thread that somebody ends by a command: who asked wants to see it."""
 _ARRIVAL_S = 0.1
 """An exception that was sent to a running thread and has not come by then was swallowed."""
 
@@ -160,6 +162,8 @@ class ThreadRunner:
             self._begin(claim)
             assert claim.fn is not None
             context.enter(claim)
+            if context.thread_hooks:
+                context.run_hooks()
             with slot.lock:
                 slot.fired = False
                 slot.claim = claim
@@ -184,6 +188,8 @@ class ThreadRunner:
         if fired and not after:  # else it had ended by itself
             error = overran(claim, error)
         context.leave()
+        if context.thread_hooks:
+            _tidy(claim)
         try:
             return value, error
         finally:
@@ -207,13 +213,21 @@ class ThreadRunner:
         """Strike what is over its limit, abandon what does not stop. Called every 50 ms."""
         for slot in list(self._threads):
             claim = slot.claim
-            if claim is None or not claim.deadline:
+            if claim is None or not (claim.deadline or claim.why):
                 continue
             if not slot.fired:
-                if now - claim.begun_mono > claim.deadline:
+                if claim.deadline and now - claim.begun_mono > claim.deadline:
                     self._strike(slot, claim, now)
-            elif now - slot.fired_mono > STUCK_S:
+            elif now - slot.fired_mono > (END_NOW_S if claim.why in ENDED_NOW else STUCK_S):
                 self._abandon(slot, claim)
+
+    def end_now(self, claim: Claim, why: str) -> None:
+        """End a running job by a command. What does not stop is left behind."""
+        claim.why = why
+        claim.context.cancel_requested = True
+        for slot in list(self._threads):
+            if slot.claim is claim:
+                self._strike(slot, claim, time.monotonic())
 
     def _strike(self, slot: _Slot, claim: Claim, now: float) -> None:
         with slot.lock:
@@ -233,6 +247,9 @@ class ThreadRunner:
         self._threads.remove(slot)
         self.running.pop(claim.id, None)
         self.stuck += 1
+        if claim.why in ENDED_NOW:
+            self._leave_behind(claim)
+            return
         log.error(
             "%s (job %s) is over its time limit of %g s and does not stop: "
             "its thread is abandoned (%d stuck in this worker)",
@@ -249,6 +266,13 @@ class ThreadRunner:
             ),
         )
 
+    def _leave_behind(self, claim: Claim) -> None:
+        log.error("%s (job %s) was ended by a command and does not stop: its thread is abandoned "
+                  "(%d stuck in this worker)", claim.name, claim.id, self.stuck)  # fmt: skip
+        if self.waiting:
+            self._start()
+        self._done(claim, None, Interrupted(claim.why))
+
     def request_cancel(self, claim: Claim) -> None:
         """Tell a running job that it should stop; its code has to look (`cancel_requested`)."""
         claim.context.cancel_requested = True
@@ -261,3 +285,11 @@ class ThreadRunner:
         for _ in self._threads:
             self._queue.put(None)
         return [claim for claim in left if claim is not None]
+
+
+def _tidy(claim: Claim) -> None:
+    """The hooks after a job: it has ended, whatever they raise."""
+    try:
+        context.run_hooks()
+    except Exception:
+        log.exception("A hook failed after %s (job %s)", claim.name, claim.id)

@@ -35,6 +35,7 @@ INNER_FIRST = """
     patience questions verdict pending progress callbacks future stream inbox waiting batch handle
     calls tasks steps schedules webhooks app finder
     inspector operations repairs
+    contrib
     embedded testing demo
     cli
 """.split()

@@ -2,7 +2,7 @@
 -- Hand up to N waiting jobs to a worker: pop, mark started, lease. One atomic step, no id is ever nowhere.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker uid   2 worker name   3 sequence number of this call, or lane and number (w0n17)
---        4 limit   5 lease s   6 now, ISO ('' : by the server's clock)
+--        4 limit, after it 'e' to take one of each queue in turn until it is reached   5 lease s   6 now, ISO ('' : by the server's clock)
 --        7 zlib + base64 of the text for lost payloads   then queue names, in the order to serve
 -- RETURN {now, state, jobs, paused queue positions (0-based)}; state: 'ok' | 'suspended' | 'fenced'
 --        each job: {queue position (0-based), id, fields of its hash as RQ and we wrote them in turn}
@@ -10,7 +10,9 @@
 --        execution id of all of them: 'tq' .. uid .. sequence number
 -- A call with a lane was sent behind a BLMOVE, long before it runs: it takes nothing unless that has claimed an id.
 -- O(N x fields). N at most 100.
-local uid, worker, seq, limit, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local uid, worker, seq, lease, iso, lost = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local in_turn = string.sub(ARGV[4], -1) == 'e'
+local limit = tonumber(in_turn and string.sub(ARGV[4], 1, -2) or ARGV[4])
 local exec = 'tq' .. uid .. seq
 local jobs, paused, taken = {}, {}, {}
 local NO_STATUS = '["taskq.errors.PayloadError","The job\'s record in Redis is broken: its status is none of RQ\'s.",1]'
@@ -128,7 +130,20 @@ local function back(queue, ids)
   end
 end
 
+-- Take from one queue up to the limit, or one job only; false when there is no more.
+local function pop(position, queue)
+  local before = #jobs
+  while #jobs < limit do
+    local popped = redis.pcall('LPOP', listkey(queue), in_turn and 1 or limit - #jobs)
+    if not popped or popped.err or #popped == 0 then return false end
+    take(position, queue, popped)
+    if in_turn and #jobs > before then return true end
+  end
+  return false
+end
+
 begin_writing()
+local open = {}
 local halt = redis.call('EXISTS', P .. ':suspended') == 1
 for position = 0, #ARGV - 8 do
   local queue = ARGV[position + 8]
@@ -158,12 +173,15 @@ for position = 0, #ARGV - 8 do
       back(queue, rest)
     end
     if #ids > 0 then take(position, queue, ids) end
-    while #jobs < limit do
-      local popped = redis.pcall('LPOP', listkey(queue), limit - #jobs)
-      if not popped or popped.err or #popped == 0 then break end
-      take(position, queue, popped)
-    end
+    if in_turn then open[#open + 1] = position else pop(position, queue) end
   end
+end
+while #open > 0 and #jobs < limit do
+  local still = {}
+  for _, position in ipairs(open) do
+    if pop(position, ARGV[position + 8]) then still[#still + 1] = position end
+  end
+  open = still
 end
 -- Should the answer be lost, they go back in this order. The lease of one is enough for one.
 if #jobs > 1 then

@@ -1,0 +1,1 @@
+"""What connects taskq with frameworks. Each module needs its framework installed."""

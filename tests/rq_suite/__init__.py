@@ -1,0 +1,1 @@
+"""RQ's own test suite as judge of `taskq.worker.Worker`: `make rq-suite`."""

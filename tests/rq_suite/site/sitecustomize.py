@@ -1,0 +1,79 @@
+"""Imported by every Python process of the run: where Redis is, and which class is a worker.
+
+RQ's tests expect Redis on its default port. A private server is put in its place at the moment
+of connecting, so that what they check (URLs, settings of connections) stays as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+PORT = 6379
+
+
+def _lead_to(port: int) -> None:
+    import redis.asyncio.connection as theirs_async
+    import redis.connection as theirs
+
+    def patch(kind: Any, name: str) -> None:
+        before = getattr(kind, name)
+
+        def connect(self: Any, *args: Any, **more: Any) -> Any:
+            if int(self.port) != PORT:
+                return before(self, *args, **more)
+            self.port = port
+            try:
+                return before(self, *args, **more)
+            finally:
+                self.port = PORT
+
+        setattr(kind, name, connect)
+
+    patch(theirs.Connection, "_connect")
+    patch(theirs_async.Connection, "_connection_arguments")
+
+
+def _in_place_of_rqs(worker: Any) -> None:
+    import rq
+    import rq.worker
+    import rq.worker_pool
+
+    for module, names in (
+        (rq, ("Worker", "SimpleWorker")),
+        (rq.worker, ("Worker", "SimpleWorker")),
+        (rq.worker_pool, ("Worker",)),
+    ):
+        for name in names:
+            setattr(module, name, worker)
+
+
+def _by_turns(ours: Any, theirs: Any) -> Any:
+    """A class whose instances are ours and theirs in turn, so that both share each test's Redis."""
+    turns = itertools.cycle((ours, theirs))
+
+    class Turns(type):
+        def __call__(cls, *args: Any, **more: Any) -> Any:
+            if cls is not Worker:
+                return super().__call__(*args, **more)
+            return next(turns)(*args, **more)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, (ours, theirs))
+
+    class Worker(ours, metaclass=Turns):
+        pass
+
+    return Worker
+
+
+if os.environ.get("RQ_SUITE_PORT"):
+    _lead_to(int(os.environ["RQ_SUITE_PORT"]))
+    if os.environ["RQ_SUITE_WORKERS"] != "theirs":
+        from rq.worker import SimpleWorker
+
+        from taskq.worker import Worker as Ours
+
+        both = os.environ["RQ_SUITE_WORKERS"] == "both"
+        _in_place_of_rqs(_by_turns(Ours, SimpleWorker) if both else Ours)
