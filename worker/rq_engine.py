@@ -50,14 +50,12 @@ def number_of(name: str, default: float) -> float:
 class Engine:
     """Runs the jobs of one RQ worker until it is told to stop."""
 
-    def __init__(
-        self, worker: BaseWorker, plain: type[BaseWorker], settings: WorkerSettings
-    ) -> None:
+    def __init__(self, worker: BaseWorker, plain: dict[str, Any], settings: WorkerSettings) -> None:
         """Connect nothing yet.
 
         Args:
             worker: whose queues, connection and classes are used.
-            plain: its class, or the parent whose methods change nothing.
+            plain: the methods that change nothing.
             settings: without a URL.
 
         Raises:

@@ -96,8 +96,8 @@ class Host:
         serializer: reads and writes calls, results and meta.
     """
 
-    def __init__(self, worker: BaseWorker, plain: type[BaseWorker]) -> None:
-        """Look at `worker`; `plain` is the class whose own methods change nothing."""
+    def __init__(self, worker: BaseWorker, plain: dict[str, Any]) -> None:
+        """Look at `worker`; `plain` has the methods that change nothing (`steps_of`)."""
         self._worker = worker
         self.job_class: type[Job] = worker.job_class
         self.queue_class: type[Queue] = worker.queue_class
@@ -154,18 +154,21 @@ class Host:
         return made
 
 
-def _overridden(worker: BaseWorker, plain: type[BaseWorker], name: str) -> bool:
-    """Whether a step is not RQ's own any more: by a subclass, on the object, or by a patch."""
-    if name in vars(worker):
+def steps_of(kind: type[BaseWorker]) -> dict[str, Any]:
+    """The methods by which somebody may have a say in each job, as they are now."""
+    return {name: getattr(kind, name) for name in (*_STEPS, *_LOOP)}
+
+
+def _overridden(worker: BaseWorker, plain: dict[str, Any], name: str) -> bool:
+    """Whether a step is another than it was: by a subclass, on the object, or by a patch."""
+    if name in vars(worker) or getattr(type(worker), name) is not plain[name]:
         return True
-    found = getattr(type(worker), name)
+    # an integration may have put its own function there before we looked
     theirs = vars(BaseWorker).get(name)
-    if getattr(theirs, "__module__", "") != BaseWorker.__module__:
-        return True  # an integration has put its own function there
-    return found is not getattr(plain, name)
+    return getattr(theirs, "__module__", "") != BaseWorker.__module__
 
 
-def needs_rqs_loop(worker: BaseWorker, plain: type[BaseWorker]) -> str:
+def needs_rqs_loop(worker: BaseWorker, plain: dict[str, Any]) -> str:
     """Why only RQ's own loop can serve a worker, or ""."""
     for name in _LOOP:
         if _overridden(worker, plain, name):

@@ -20,7 +20,7 @@ from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, BaseWorker, DequeueStrategy, WorkerStatus
 
 from taskq.worker.rq_engine import Engine, settings_of
-from taskq.worker.rq_host import needs_rqs_loop
+from taskq.worker.rq_host import needs_rqs_loop, steps_of
 
 _TWICE_S = 1.0
 """Signals within this time are one: a worker pool and the terminal both send it (as in RQ)."""
@@ -78,7 +78,7 @@ class Worker(BaseWorker):
             ValueError: an unknown strategy, or a worker of this name lives already.
             SystemExit: at a cold shutdown.
         """
-        why_not = needs_rqs_loop(self, Worker)
+        why_not = needs_rqs_loop(self, PLAIN)
         if why_not:
             self.log.warning("Worker %s: RQ's own loop runs the jobs, one at a time: %s",
                              self.name, why_not)  # fmt: skip
@@ -90,7 +90,7 @@ class Worker(BaseWorker):
             self, burst=burst, max_jobs=max_jobs, max_idle_s=max_idle_time,
             strategy=DequeueStrategy(dequeue_strategy or "default").value,
         )  # fmt: skip
-        engine = Engine(self, Worker, settings)
+        engine = Engine(self, PLAIN, settings)
         self._dequeue_strategy = dequeue_strategy
         self._engine = engine
         try:
@@ -128,12 +128,6 @@ class Worker(BaseWorker):
         execution = self.prepare_execution(job)
         self.perform_job(job, queue, execution)
         self.set_state(WorkerStatus.IDLE)
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """As RQ's SimpleWorker: a job in this very process sends no heartbeats."""
-        if not job.timeout or job.timeout == -1:
-            return super().get_heartbeat_ttl(job, working_time)
-        return max(super().get_heartbeat_ttl(job, working_time), int(job.timeout) + 60)
 
     # -- commands and signals ------------------------------------------------------------
 
@@ -181,6 +175,10 @@ class Worker(BaseWorker):
             return
         self.log.warning("Worker %s: cold shut down", self.name)
         engine.hurry()
+
+
+PLAIN = steps_of(Worker)
+"""Its methods as they are here: who has replaced one since then has a say in each job."""
 
 
 def _log_ours(level: str | None, date_format: str, log_format: str) -> None:

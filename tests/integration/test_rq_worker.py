@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
@@ -32,8 +33,11 @@ from rq.suspension import resume, suspend
 from taskq.errors import ConfigError
 from taskq.worker import Worker
 from tests.conftest import AppModule
-from tests.rq_support import arrived, ended, latest, nothing_left, status_of
-from tests.support import ROOT, wait_until
+from tests.rq_support import ended, latest, nothing_left, status_of
+from tests.support import ROOT
+from tests.support import wait_until as wait_shortly
+
+pytestmark = pytest.mark.timeout(60)  # real `rq worker` processes, on a busy machine too
 
 FUNCTIONS = """
 import time
@@ -54,9 +58,9 @@ def me():
     return [job.id, type(job).__name__]
 
 def gate(url, key):
-    with redis.Redis.from_url(url, socket_timeout=30) as client:
+    with redis.Redis.from_url(url, socket_timeout=50) as client:
         client.rpush("at-" + key, 1)
-        client.blpop(key, 15)
+        client.blpop(key, 30)
     return key
 
 def busy(url, key):
@@ -81,6 +85,16 @@ def stopped(job, connection):
 def failed(job, connection, *exc):
     connection.rpush("notes", "failed " + job.id)
 """
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 30, **more: Any) -> Any:
+    """With more patience than most tests: a process may have to start."""
+    return wait_shortly(condition, timeout, **more)
+
+
+def came(client: redis.Redis, gate: str) -> None:
+    """Wait until a job stands at a gate."""
+    wait_until(lambda: client.lpop(f"at-{gate}"), message=f"no job came to {gate}")
 
 
 @pytest.fixture
@@ -111,7 +125,7 @@ def rq_worker(
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -126,7 +140,7 @@ def only_worker(client: redis.Redis) -> Worker:
         found[:] = Worker.all(connection=client)  # type: ignore[arg-type]
         return len(found) == 1 and found[0].get_state() != "started"
 
-    wait_until(there, 20, message="no worker is registered")
+    wait_until(there, message="no worker is registered")
     return found[0]
 
 
@@ -168,7 +182,7 @@ def test_jobs_run_side_by_side(
 
     def open_backwards() -> None:
         for n in (2, 1, 0):
-            arrived(redis_client, f"g{n}")
+            came(redis_client, f"g{n}")
         for n in (2, 1, 0):
             redis_client.rpush(f"g{n}", 1)
 
@@ -328,10 +342,10 @@ def test_commands(
             assert redis_client.publish(channel, broken) == 1
         job = queue.enqueue(fns.busy, redis_url, "one", on_stopped=Callback(fns.stopped))
         other = queue.enqueue(fns.gate, redis_url, "two")
-        arrived(redis_client, "one")
-        arrived(redis_client, "two")
+        came(redis_client, "one")
+        came(redis_client, "two")
         send_stop_job_command(redis_client, job.id)
-        assert ended(job) == "stopped"
+        assert ended(job, 30) == "stopped"
         wait_until(lambda: redis_client.lrange("notes", 0, -1) == [f"stopped {job.id}".encode()])
         assert job.id in FailedJobRegistry(queue=queue)
         assert "stopped by user" in (latest(job).exc_string or "")
@@ -343,19 +357,19 @@ def test_commands(
         assert [one.job_id for one in shown] == [other.id]
         wait_until(lambda: worker.refresh() or worker.get_state() == "busy")
         send_stop_execution_command(redis_client, other.id, execution.id)
-        assert ended(other) == "stopped"  # blocked in C code: its thread is left behind
+        assert ended(other, 30) == "stopped"  # blocked in C code: its thread is left behind
         wait_until(lambda: worker.refresh() or worker.get_state() == "idle")
 
         job = queue.enqueue(fns.nap, redis_url, "three", on_failure=Callback(fns.failed))
-        arrived(redis_client, "three")
+        came(redis_client, "three")
         send_kill_horse_command(redis_client, worker.name)
-        assert ended(job) == "failed"
+        assert ended(job, 30) == "failed"
         assert "Work-horse terminated unexpectedly" in (latest(job).exc_string or "")
         wait_until(lambda: f"failed {job.id}".encode() in redis_client.lrange("notes", 0, -1))
         send_kill_horse_command(redis_client, worker.name)  # no job: ignored
-        assert ended(queue.enqueue(fns.add, 1)) == "finished"
+        assert ended(queue.enqueue(fns.add, 1), 30) == "finished"
         send_shutdown_command(redis_client, worker.name)
-        process.wait(15)
+        process.wait(30)
     assert "is no command" in (tmp_path / "rq-worker.log").read_text()
     assert process.returncode == 0
     nothing_left(redis_client)
@@ -367,15 +381,15 @@ def test_commands_to_job_processes(
     with rq_worker(redis_url, tmp_path, "default", TASKQ_DEFAULT_MODE="process"):
         worker = only_worker(redis_client)
         job = queue.enqueue(fns.gate, redis_url, "one", retry=Retry(2))
-        arrived(redis_client, "one")
+        came(redis_client, "one")
         send_stop_job_command(redis_client, job.id)
-        assert ended(job) == "stopped"  # never retried
+        assert ended(job, 30) == "stopped"  # never retried
         job = queue.enqueue(fns.gate, redis_url, "two", retry=Retry(1))
-        arrived(redis_client, "two")
+        came(redis_client, "two")
         send_kill_horse_command(redis_client, worker.name)
-        arrived(redis_client, "two")  # again: a failure like others
+        came(redis_client, "two")  # again: a failure like others
         redis_client.rpush("two", 1)
-        assert ended(job) == "finished"
+        assert ended(job, 30) == "finished"
 
 
 def test_suspend_and_resume(
@@ -386,11 +400,11 @@ def test_suspend_and_resume(
         suspend(redis_client)
         job = queue.enqueue(fns.add, 1)
         assert Worker([queue], connection=redis_client).work(burst=True) is False
-        wait_until(lambda: worker.refresh() or worker.get_state() == "suspended", 15)
+        wait_until(lambda: worker.refresh() or worker.get_state() == "suspended", 30)
         assert status_of(redis_client, job.id) == "queued"
         resume(redis_client)
         assert ended(job, 15) == "finished"
-        wait_until(lambda: worker.refresh() or worker.get_state() == "idle", 15)
+        wait_until(lambda: worker.refresh() or worker.get_state() == "idle", 30)
 
 
 def test_rq_info(
@@ -404,7 +418,7 @@ def test_rq_info(
         assert worker.birth_date
         assert worker.last_heartbeat
         queue.enqueue(fns.gate, redis_url, "go")
-        arrived(redis_client, "go")
+        came(redis_client, "go")
         wait_until(lambda: worker.refresh() or worker.get_state() == "busy")
         shown = subprocess.run(
             [str(Path(sys.executable).parent / "rq"), "info", "--url", redis_url],
@@ -425,22 +439,22 @@ def test_shutdown_waits_and_a_second_signal_does_not(
 ):
     job = queue.enqueue(fns.gate, redis_url, "go")
     with rq_worker(redis_url, tmp_path, "default") as process:
-        arrived(redis_client, "go")
+        came(redis_client, "go")
         process.send_signal(signal.SIGTERM)
         worker = only_worker(redis_client)
         wait_until(lambda: worker.shutdown_requested_date is not None)
         assert process.poll() is None
         redis_client.rpush("go", 1)
-        assert process.wait(15) == 0
-    assert ended(job) == "finished"
+        assert process.wait(30) == 0
+    assert ended(job, 30) == "finished"
     job = queue.enqueue(fns.gate, redis_url, "again")
     with rq_worker(redis_url, tmp_path, "default") as process:
-        arrived(redis_client, "again")
+        came(redis_client, "again")
         process.send_signal(signal.SIGTERM)
         worker = only_worker(redis_client)
         wait_until(lambda: worker.shutdown_requested_date is not None)
         # as in RQ, a second signal within a second is the same one
-        wait_until(lambda: process.send_signal(signal.SIGTERM) or process.poll() is not None, 15)
+        wait_until(lambda: process.send_signal(signal.SIGTERM) or process.poll() is not None, 30)
     assert status_of(redis_client, job.id) == "queued"
     assert queue.job_ids == [job.id]
 
@@ -450,7 +464,7 @@ def test_a_killed_workers_jobs_run_again(
 ):
     job = queue.enqueue(fns.gate, redis_url, "go")
     with rq_worker(redis_url, tmp_path, "default") as process:
-        arrived(redis_client, "go")
+        came(redis_client, "go")
         process.kill()
         process.wait()
     for uid in redis_client.zrange("taskq:alive", 0, -1):  # as if its lease had run out
@@ -458,9 +472,9 @@ def test_a_killed_workers_jobs_run_again(
     for member, score in redis_client.zrange("rq:wip:default", 0, -1, withscores=True):
         redis_client.zadd("rq:wip:default", {member: score - 60})
     with rq_worker(redis_url, tmp_path, "default"):
-        wait_until(lambda: redis_client.lpop("at-go"), 18, message="it was not run again")
+        wait_until(lambda: redis_client.lpop("at-go"), message="it was not run again")
         redis_client.rpush("go", 1)
-        assert ended(job) == "finished"
+        assert ended(job, 30) == "finished"
 
 
 def test_where_it_cannot_connect_a_second_time(redis_url: str):
@@ -494,7 +508,7 @@ def test_the_password_is_nowhere(
                      "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
             )  # fmt: skip
         try:
-            wait_until(lambda: client.lpop("at-go"), 15)
+            wait_until(lambda: client.lpop("at-go"), 30)
             lines = [
                 path.read_bytes()
                 for pid in _tree(process.pid)
@@ -508,10 +522,10 @@ def test_the_password_is_nowhere(
             assert hashes
             assert not any("s3cret" in str(one) for one in hashes)
             client.rpush("go", 1)
-            assert ended(job) == "finished"
+            assert ended(job, 30) == "finished"
         finally:
             process.terminate()
-            process.wait(15)
+            process.wait(30)
         text = log.read_text()
         assert "started with PID" in text
         # RQ logs a job's arguments at debug level; this job's argument is the URL

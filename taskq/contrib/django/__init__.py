@@ -5,7 +5,8 @@ are then closed before and after each job, as Django does for each request. That
 taskq's workers, and for django-rq's with `taskq.worker.Worker`.
 """
 
-# pyright: reportMissingTypeStubs=false (Django has none)
+# Django has no types:
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
 import importlib.util

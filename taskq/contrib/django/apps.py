@@ -1,6 +1,7 @@
 """The app for INSTALLED_APPS: "taskq.contrib.django"."""
 
-# pyright: reportMissingTypeStubs=false (Django has none)
+# Django has no types:
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
 from django.apps import AppConfig
