@@ -188,7 +188,7 @@
       width: plot.clientWidth, height: 180, cursor: { points: { size: 5 }, y: false },
       tzDate: (at) => local ? new Date(at * 1000) : uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       scales: { y: { range: (u, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, space: 70, values: (u, all, axisAt, space, step) => all.map((at) => axisText(at, step)) }, { ...axis, size: 48, values: (u, all) => all.map((n) => n >= 1e6 ? n / 1e6 + "M" : n >= 1e4 ? n / 1e3 + "k" : n) }],
+      axes: [{ ...axis, size: 26, space: 70, values: (u, all, axisAt, space, step) => all.map((at) => axisText(at, step)) }, { ...axis, size: 48, values: (u, all) => all.map((n) => n >= 1e6 ? n / 1e6 + "M" : n >= 1e4 ? n / 1e3 + "k" : n) }],
       series: [{ value: (u, at) => at === null ? "" : axisText(at, 60) }, ...kinds.map(([label, tone, , dash]) => ({ label, stroke: color(tone), width: 1.6, dash, points: { show: false }, fill: dash ? undefined : color(tone) + "1a" }))],
     }, data, plot);
     plot.querySelector("svg.chart")?.classList.add("u-hidden");
