@@ -29,13 +29,9 @@ from typing import Any
 import hiredis
 
 from taskq.broker.scripts import script
+from tests.support import ROOT
 
 FAULTS = ("request", "reply", "kill")
-SCRIPTS = (
-    "beat cancel enqueue entries_due entries_fire entries_import entries_leave progress "
-    "promote recover release requeue reserve schedule_due schedule_fire schedule_set "
-    "settle strays yield"
-).split()
 NOT_COUNTED = frozenset({b"HELLO", b"AUTH", b"SELECT", b"PING"})
 """The handshake of a connection: a break there is the same as one at its first command."""
 
@@ -54,7 +50,8 @@ _known: dict[str, str] = {}
 
 def _names() -> dict[str, str]:
     if not _known:
-        _known.update({script(name).sha: name for name in SCRIPTS})
+        for path in (ROOT / "taskq" / "broker" / "lua").glob("*.lua"):
+            _known[script(path.stem).sha] = path.stem
     return _known
 
 

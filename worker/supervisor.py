@@ -37,6 +37,11 @@ _GONE_S = 0.02
 """Between a child's last word and its end, and between looks while we stop."""
 _QUICK_S = 5.0
 """A child that dies so soon is not replaced at once."""
+_LAST_S = 40.0
+"""So long after the grace time a child that still has not ended is killed: it gives its own steps
+(settling, RQ's code, job processes) less than that."""
+_FROZEN_S = 2.0
+"""The same for one that is stopped (SIGSTOP): it cannot even begin."""
 _SAME_PRESS_S = 0.5
 """Signals within this time are one press of Ctrl-C, which reaches us more than once."""
 _LONGEST_PAUSE_S = 10.0
@@ -71,6 +76,7 @@ class Supervisor:
         self._jobs = 0
         self._pending: list[asyncio.Task[None]] = []
         self._force_after = 0.0
+        self._stopped_at = 0.0
         self._ended: set[int] = set()
         self._soon = asyncio.Event()
 
@@ -137,6 +143,8 @@ class Supervisor:
                 child.process.kill()
 
     def _drain_all(self) -> None:
+        if not self._stop:
+            self._stopped_at = time.monotonic()
         self._stop = self._health.stopping = True
         self._renewal.end()
         for child in self._children:
@@ -191,7 +199,16 @@ class Supervisor:
                     child.title, overdue[0].job_id, time.monotonic() - overdue[0].deadline,
                 )  # fmt: skip
                 child.process.kill()
+            if self._stop and not child.cut_off and self._is_too_late(child):
+                log.error("Worker %s did not stop within its grace time: killed", child.title)
+                child.cut_off = True
+                child.process.kill()
         self._fill()
+
+    def _is_too_late(self, child: Child) -> bool:
+        """Whether a child that was asked to stop will not: nobody waits for it for ever."""
+        late_s = time.monotonic() - self._stopped_at - self._settings.grace_s
+        return late_s > _LAST_S or (late_s > _FROZEN_S and child.is_frozen())
 
     def _fill(self) -> None:
         if self._stop or time.monotonic() < self._not_before:

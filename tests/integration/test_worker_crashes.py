@@ -113,6 +113,21 @@ def test_a_coroutine_that_kills_gets_its_third_try_in_a_process_of_its_own(app, 
     assert " at 20" in error.message  # who died before, and when
 
 
+def test_a_frozen_child_does_not_hold_up_a_stop(app, target, worker, ledger, redis_client):
+    handle = app.long.delay(0.5)
+    process = worker(target, "--grace", "0.5")
+    wait_until(ledger.lines)
+    children = descendants(process.pid)
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)
+    assert process.stop(15) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    wait_until(lambda: places(redis_client, handle.id) == ["rq:queue:default"])
+    assert not redis_client.hexists(f"rq:job:{handle.id}", "tq_crashes")
+    worker(target)
+    assert handle.result(timeout=15)
+
+
 def test_what_a_killed_child_held_runs_again_at_once(app, target, worker, ledger, redis_client):
     handle = app.dies_once.delay("kill")
     worker(target)
