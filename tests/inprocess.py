@@ -39,7 +39,7 @@ def work(
     dead: Callable[[], bool] = lambda: False,
     settings: WorkerSettings = SETTINGS,
     uid: str | None = None,
-    limit_s: float = 15.0,
+    limit_s: float = 60.0,
 ) -> str:
     """Run a worker until a condition holds, then stop it; returns why it ended.
 

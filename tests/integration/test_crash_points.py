@@ -16,6 +16,7 @@ STEP = {"worker": 7, "sweep": 9, "stop": 4, "enqueue": 2, "cancel": 1}
 """Each so-many-th command is struck here."""
 
 
+@pytest.mark.timeout(60)  # on a busy machine
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", sweeps.OPERATIONS)
 def test_some_points(app, redis_client, redis_tcp_url, redis_server, name, fault):
