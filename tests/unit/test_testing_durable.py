@@ -10,7 +10,7 @@ import pytest
 from taskq import JobFailed
 
 APP = """
-from taskq import Retry, StepFailed, TaskQ, current_job, sleep, step
+from taskq import Depends, Retry, StepFailed, TaskQ, current_job, sleep, step
 
 queue = TaskQ("redis://127.0.0.1:1/0")          # nothing listens there
 ran = []
@@ -53,6 +53,26 @@ async def aship(n):
     except StepFailed as err:
         yield [one, err.message]
 
+def client():
+    ran.append("opens")
+    try:
+        yield "client"
+    finally:
+        ran.append("closes")
+
+@queue.task
+def ask(n, *, c=Depends(client)):
+    return f"{c} {n}"
+
+@queue.task
+async def aask(n, *, c=Depends(client)):
+    return f"{c} {n}"
+
+@queue.task(durable=True)
+def depends(*, c=Depends(client)):
+    yield sleep(60)
+    return [c, (yield step(ask, 1)), (yield step(aask, 2))]
+
 @queue.task(durable=True)
 def fails():
     yield step(never)
@@ -87,6 +107,16 @@ def test_async_generators(shop):
         assert list(handle.stream()) == [[2, "'no'"]]
         with pytest.raises(JobFailed, match=r"Step \w+\.never failed: builtins.KeyError"):
             shop.fails.delay().result()
+
+
+def test_dependencies_of_the_task_and_of_its_steps(shop):
+    """Those of the task are closed at a timer, and open again after it."""
+    with shop.queue.testing() as t:
+        handle = shop.depends.delay()
+        assert shop.ran == ["opens", "closes"]
+        t.advance(60)
+        assert handle.result() == ["client", "client 1", "client 2"]
+        assert shop.ran[2:] == ["opens", *["opens", "closes"] * 2, "closes"]
 
 
 async def test_on_a_loop(shop):
