@@ -15,7 +15,7 @@ import pytest
 
 from taskq.broker.scripts import script
 from tests.engine import Proxy, descendants, misplaced, status
-from tests.integration.test_durable import APP, check_runs, steps_key
+from tests.integration.test_durable import APP, check_runs, go_on, steps_key
 from tests.support import WorkerProcess, random_moment, wait_until
 
 __all__ = ["APP"]  # the fixture `app` looks for it here
@@ -29,8 +29,8 @@ def test_killed_at_random_moments(app, target, worker, ledger, redis_client, see
     process = worker(target, processes=2)
     handles = [app.twenty.delay(n) for n in range(8)]
     kills = 0
-    while kills < 20 and not all(handle.done() for handle in handles):
-        random_moment(chosen, 0.5)
+    while kills < 20 and go_on(redis_client, handles):
+        random_moment(chosen, 0.3)
         victims = descendants(process.pid)
         if victims:
             os.kill(chosen.choice(victims), chosen.choice([signal.SIGKILL, signal.SIGSEGV]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -11,16 +12,22 @@ import sys
 import time
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
 from rq.job import Job
 
-from taskq import JobCanceled, JobFailed, TaskQError, TaskTimeout
+from taskq import Handle, JobCanceled, JobFailed, TaskQError, TaskTimeout
+from tests import support
 from tests.conftest import AppModule
 from tests.engine import Proxy, descendants, misplaced, places, status
 from tests.rq_support import stock_worker
-from tests.support import LEDGER, ROOT, Ledger, WorkerStarter, random_moment, wait_until
+from tests.support import LEDGER, ROOT, Ledger, WorkerStarter, random_moment
+
+pytestmark = pytest.mark.timeout(90)  # they take 1 to 5 s, where nothing else runs
+
+wait_until = functools.partial(support.wait_until, timeout=30)
 
 APP = (
     LEDGER
@@ -296,7 +303,7 @@ def test_steps_of_every_kind(app, target, worker: WorkerStarter, ledger, redis_c
     worker(target)
     handle = app.every_way.delay()
     assert list(handle.stream()) == ["begun", "ends"]
-    assert handle.result(timeout=20) == [3, 7, 17, "f", 18, 3]
+    assert handle.result(timeout=30) == [3, 7, 17, "f", 18, 3]
     assert sorted(ledger.lines()) == sorted(
         [
             "add 1 2",
@@ -324,17 +331,35 @@ def test_a_kill_costs_at_most_the_step_in_flight(app, target, worker, ledger, re
     process = worker(target)
     handles = [app.twenty.delay(n) for n in range(2)]
     kills = 0
-    while kills < 3 and not all(handle.done() for handle in handles):
-        random_moment(chosen, 0.4)
+    while kills < 3 and go_on(redis_client, handles):
+        random_moment(chosen, 0.2)
         for child in descendants(process.pid)[:1]:
             os.kill(child, signal.SIGKILL)
             kills += 1
-    results = [handle.result(timeout=20) for handle in handles]
+    results = [handle.result(timeout=30) for handle in handles]
     assert len(set(results)) == 1
     for handle in handles:
         assert len(list(handle.stream())) == 20, "each value is streamed once"
     check_runs(ledger, len(handles), kills)
     assert misplaced(redis_client, [handle.id for handle in handles]) == {}
+
+
+def go_on(client: redis.Redis, handles: list[Handle[Any]]) -> bool:
+    """Wait until each job has recorded a step or ended; whether one goes on.
+
+    Three deaths without a step between them are a crash loop, and meant to be one.
+    """
+    count = {handle.id: client.hlen(steps_key(handle.id)) for handle in handles}
+    ended = ("finished", "failed", "scheduled")
+
+    def has(handle: Handle[Any]) -> bool:
+        return client.hlen(steps_key(handle.id)) > count[handle.id]
+
+    wait_until(
+        lambda: all(status(client, one.id) in ended or has(one) for one in handles),
+        message=lambda: str([(status(client, one.id), count[one.id]) for one in handles]),
+    )
+    return not all(one.done() for one in handles)
 
 
 def check_runs(ledger: Ledger, jobs: int, kills: int) -> None:
@@ -354,7 +379,7 @@ def test_a_timer_holds_nothing(app, target, worker, ledger, redis_client):
     for handle in asleep:
         wait_until(lambda handle=handle: status(redis_client, handle.id) == "scheduled")
     awake = app.sleeps.delay(0.3)
-    assert awake.result(timeout=10) == [0, 2]
+    assert awake.result(timeout=30) == [0, 2]
     child = descendants(process.pid)[0]
     os.kill(child, signal.SIGKILL)  # they are nobody's: nothing happens to them
     for handle in asleep:
@@ -370,7 +395,7 @@ def test_a_timer_holds_nothing(app, target, worker, ledger, redis_client):
         "rq:scheduled:default", {asleep[1].id: score - 3600}
     )  # as if the time was over
     redis_client.publish("taskq:wake", "default")
-    assert asleep[1].result(timeout=10) == [0, 2]
+    assert asleep[1].result(timeout=30) == [0, 2]
     assert ledger.count("add 0 0") == 4, "recorded steps do not run again"
 
 
@@ -378,25 +403,25 @@ def test_what_failed_runs_again_and_nothing_else(app, target, worker, ledger, re
     by_rq = app.fails_once.delay()
     redis_client.hset(f"rq:job:{by_rq.id}", "number_of_retries", 0)  # RQ's own code settles it
     worker(target)
-    assert by_rq.result(timeout=10) == [3, "by_hand", 10]
+    assert by_rq.result(timeout=30) == [3, "by_hand", 10]
     assert Counter(ledger.lines()) == {"add 1 2": 1, "flaky by_hand": 2, "add 5 5": 1}
     assert 400 < redis_client.ttl(steps_key(by_rq.id)) <= 500
     ledger.path.write_text("")
     (ledger.path.parent / "by_hand").unlink()
 
-    assert app.fails_once.delay().result(timeout=10) == [3, "by_hand", 10]
+    assert app.fails_once.delay().result(timeout=30) == [3, "by_hand", 10]
     assert Counter(ledger.lines()) == {"add 1 2": 1, "flaky by_hand": 2, "add 5 5": 1}
 
     handle = app.fails.delay("hand")
     with pytest.raises(
         JobFailed, match=r"Step app_\w+\.flaky_by_hand failed: builtins.OSError: once"
     ):
-        handle.result(timeout=10)
+        handle.result(timeout=30)
     assert redis_client.ttl(steps_key(handle.id)) > 300 * 86400, "kept as long as the failed job"
     assert "failed: builtins.OSError: once" in taskq(worker, "job", handle.id)
     taskq(worker, "retry", handle.id, "--yes")
     wait_until(lambda: status(redis_client, handle.id) == "finished")
-    assert app.fails.handle(handle.id).result(timeout=10) == "hand"
+    assert app.fails.handle(handle.id).result(timeout=30) == "hand"
     assert ledger.count("add 1 2") == 2, "once in each job"
     assert ledger.count("flaky hand") == 2
     other = app.fails.delay("rq")
@@ -404,7 +429,7 @@ def test_what_failed_runs_again_and_nothing_else(app, target, worker, ledger, re
     serializer = app.queue.rq_serializer
     Job.fetch(other.id, connection=redis_client, serializer=serializer).requeue()
     wait_until(lambda: status(redis_client, other.id) == "finished")
-    assert app.fails.handle(other.id).result(timeout=10) == "rq"
+    assert app.fails.handle(other.id).result(timeout=30) == "rq"
     assert ledger.count("flaky rq") == 2
 
     shown = taskq(worker, "job", handle.id)
@@ -423,12 +448,12 @@ def test_an_error_that_was_caught_is_the_same_after_a_crash(app, target, worker,
     handle = app.catches.delay()
     wait_until(lambda: ledger.count("until caught") == 1)
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
-    wait_until(lambda: ledger.count("until caught") == 2, 15)
+    wait_until(lambda: ledger.count("until caught") == 2)
     (ledger.path.parent / "caught").touch()
     name = f"{app.__name__}.Declined"
     step = f"{app.__name__}.declined"
     told = [f"Step {step} failed: {name}: no money", True, False, name]
-    assert handle.result(timeout=10) == told
+    assert handle.result(timeout=30) == told
     assert ledger.count("declined") == 1
 
 
@@ -439,7 +464,7 @@ def test_other_steps_than_recorded_fail_the_job(app, target, worker):
         ("less", r"has returned after 2 steps, and 3 were recorded"),
     ):
         with pytest.raises(JobFailed, match=words) as caught:
-            app.changes.options(retry=3).delay(what).result(timeout=15)
+            app.changes.options(retry=3).delay(what).result(timeout=30)
         assert caught.value.exc_type == "taskq.errors.StepMismatch"
         assert "The code between steps must do the same" in caught.value.message
 
@@ -447,13 +472,13 @@ def test_other_steps_than_recorded_fail_the_job(app, target, worker):
 def test_progress_ends_a_row_of_crashes(app, target, worker, ledger):
     worker(target)
     with pytest.raises(JobFailed, match="Crash loop: 3 worker processes died"):
-        app.crashes.delay(2).result(timeout=20)
+        app.crashes.delay(2).result(timeout=30)
     assert ledger.count("crash") == 3, "the two before had a step after them"
 
 
 def test_a_job_process_that_dies_costs_a_try(app, target, worker, ledger):
     worker(target)
-    one, message = app.with_children.delay().result(timeout=15)
+    one, message = app.with_children.delay().result(timeout=30)
     assert one == "child"
     assert "exit code 3" in message
     assert ledger.count("child") == 2 + 3
@@ -461,22 +486,22 @@ def test_a_job_process_that_dies_costs_a_try(app, target, worker, ledger):
 
 def test_at_most_once(app, target, worker):
     worker(target)
-    told = app.once_only.delay("once", False).result(timeout=15)
+    told = app.once_only.delay("once", False).result(timeout=30)
     assert "redeliver=False" in told
-    assert "redeliver=False" in app.once_only.delay("later", True).result(timeout=15)
+    assert "redeliver=False" in app.once_only.delay("later", True).result(timeout=30)
 
 
 def test_time_limits(app, target, worker, ledger, redis_client):
     process = worker(target)
     for kind in ("thread", "asyncio"):
-        assert app.limited.delay(kind).result(timeout=10) == ["taskq.errors.TaskTimeout", True]
+        assert app.limited.delay(kind).result(timeout=30) == ["taskq.errors.TaskTimeout", True]
         with pytest.raises(TaskTimeout):
-            app.waits.options(timeout=0.3).delay("never", kind).result(timeout=10)
+            app.waits.options(timeout=0.3).delay("never", kind).result(timeout=30)
     handle = app.waits.delay("canceled", "asyncio")
     wait_until(lambda: ledger.count("until canceled") == 1)
     assert handle.cancel()
     with pytest.raises(JobCanceled):
-        handle.result(timeout=10)
+        handle.result(timeout=30)
     wait_until(lambda: not redis_client.exists(steps_key(handle.id)))
     assert process.running
 
@@ -491,8 +516,8 @@ def test_a_stopping_worker_begins_no_further_step(app, target, worker, ledger, r
     (ledger.path.parent / "go").touch()
     assert first.wait() == 0
     worker(target)
-    assert handle.result(timeout=10) == "go"
-    long.result(timeout=10)
+    assert handle.result(timeout=30) == "go"
+    long.result(timeout=30)
     assert ledger.count("until go") == 1
     assert max(ledger.numbers().values()) == 1
     assert redis_client.hget(f"rq:job:{long.id}", "tq_crashes") is None
@@ -502,17 +527,17 @@ def test_a_retry_that_is_far_away_is_a_timer(app, target, worker, ledger, redis_
     worker(target)
     handle = app.slow_retry.delay()
     wait_until(lambda: status(redis_client, handle.id) == "scheduled")
-    assert handle.result(timeout=10) == "slow"
+    assert handle.result(timeout=30) == "slow"
     assert ledger.count("flaky slow") == 2
 
 
 def test_limits_of_size(app, target, worker, redis_client):
     worker(target)
     with pytest.raises(JobFailed, match=r"text\(\): the step's result is 2,000,0\d\d bytes"):
-        app.large.delay(2_000_000, 1).result(timeout=10)
+        app.large.delay(2_000_000, 1).result(timeout=30)
     handle = app.large.delay(900_000, 30)
     with pytest.raises(JobFailed, match="over the limit of 16,000,000 bytes") as caught:
-        handle.result(timeout=15)
+        handle.result(timeout=30)
     assert caught.value.exc_type == "taskq.errors.PayloadTooLarge"
     assert redis_client.hlen(steps_key(handle.id)) == 17 * 2 + 2
     done = app.large.options(result_ttl=0).delay(10, 2)
@@ -541,7 +566,7 @@ def test_lost_answers_and_forged_records(
     proxy = Proxy(redis_server.port, watch)
     process = worker(f"{app.__name__}:queue", env={"TASKQ_REDIS_URL": proxy.url})
     try:
-        app.twenty.delay(1).result(timeout=20)
+        app.twenty.delay(1).result(timeout=30)
         assert max(ledger.numbers().values()) == 1
         assert seen["record"] > 20
 
@@ -554,7 +579,7 @@ def test_lost_answers_and_forged_records(
             redis_client.zadd("rq:scheduled:default", {handle.id: 0})
             redis_client.publish("taskq:wake", "default")
             with pytest.raises(JobFailed) as caught:
-                handle.result(timeout=10)
+                handle.result(timeout=30)
             assert caught.value.exc_type in (
                 "taskq.errors.PayloadError",
                 "taskq.errors.StepMismatch",
@@ -594,5 +619,5 @@ def test_a_timer_is_over_when_somebody_moves_the_job(
     wait_until(lambda: status(redis_client, handle.id) == "scheduled")
     began = time.monotonic()
     wake(redis_client, handle.id)
-    assert handle.result(timeout=10) == [0, 2]
-    assert time.monotonic() - began < 10
+    assert handle.result(timeout=30) == [0, 2]
+    assert time.monotonic() - began < 600, "its own time was an hour"
