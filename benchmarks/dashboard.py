@@ -6,7 +6,8 @@
     python -m benchmarks.dashboard drain      a drain with ten live viewers and without
     python -m benchmarks.dashboard rq         rq-dashboard on the same data, if it is installed
 
-`--scale 0.01` for a quick look. Starts a private Redis; prints one line for each figure.
+`--scale 0.01` for a quick look. Starts a private Redis, or takes that of `--url`, which `fill` has
+filled before; `drain` empties it. Prints one line for each figure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -260,29 +262,36 @@ def rq_dashboard(url: str, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["pages", "viewers", "drain", "rq"])
+    parser.add_argument("what", nargs="+", choices=["fill", "pages", "viewers", "drain", "rq"])
+    parser.add_argument("--url", help="a Redis of one's own; it is filled if it is empty")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=200_000)
     options = parser.parse_args()
+    if options.url:
+        run(options, options.url)
+        return
     with EmbeddedRedis.start(port=0) as server:
-        client = redis.Redis.from_url(server.url)
-        url = f"redis://127.0.0.1:{server.port}/0"
-        if {"pages", "viewers", "rq"} & set(options.what):
-            begin = time.perf_counter()
-            fill(client, options.scale)
-            used = client.info("memory")["used_memory"] / 1e6
-            took = time.perf_counter() - begin
-            print(f"filled in {took:.0f} s, Redis has {used:,.0f} MB", flush=True)
-        if "pages" in options.what:
-            pages(client, url, options.repeats)
-        if "viewers" in options.what:
-            viewers(client, url, 10)
-        if "rq" in options.what:
-            rq_dashboard(url, 5)
-        if "drain" in options.what:
-            client.flushall()
-            drain(url, options.jobs, 3, Path(str(server.url).removeprefix("unix://")).parent)
+        run(options, f"redis://127.0.0.1:{server.port}/0")
+
+
+def run(options: argparse.Namespace, url: str) -> None:
+    client = redis.Redis.from_url(url)
+    if not client.exists("rq:workers") and {"fill", "pages", "viewers", "rq"} & set(options.what):
+        begin = time.perf_counter()
+        fill(client, options.scale)
+        used = client.info("memory")["used_memory"] / 1e6
+        took = time.perf_counter() - begin
+        print(f"filled in {took:.0f} s, Redis has {used:,.0f} MB", flush=True)
+    if "pages" in options.what:
+        pages(client, url, options.repeats)
+    if "viewers" in options.what:
+        viewers(client, url, 10)
+    if "rq" in options.what:
+        rq_dashboard(url, 5)
+    if "drain" in options.what:
+        with tempfile.TemporaryDirectory() as folder:
+            drain(url, options.jobs, 3, Path(folder))
 
 
 if __name__ == "__main__":
