@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
+import signal
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +27,15 @@ from taskq.broker.scripts import script
 from taskq.errors import TaskQError
 from taskq.histogram import bucket
 from taskq.retry import RetryLater
-from taskq.worker.outcome import TimeLimit, describe, failure_item, shortened, user_part
+from taskq.worker.outcome import (
+    Crashed,
+    Killed,
+    TimeLimit,
+    describe,
+    failure_item,
+    shortened,
+    user_part,
+)
 from taskq.worker.reported import Reported
 from taskq.worker.rq_callback import CallbackLimit
 from taskq.worker.rq_classes import LaneJob
@@ -129,6 +139,9 @@ class End:
             except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
                 self._error = err
             self._text = self._traceback()
+            if isinstance(self._error, (Killed, Crashed)):
+                # RQ's horse is our thread or job process; 9: as if SIGKILL had ended it
+                self._worker.handle_work_horse_killed(job, os.getpid(), signal.SIGKILL, None)
             handle, context = self._worker.handle_exception, self._claim.rq_context
             if context is None:
                 handle(job, *self._exc_info())

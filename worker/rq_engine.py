@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("taskq.worker")
 
 
+_LOOK_S = 0.5
+
+
 def number_of(name: str, default: float) -> float:
     """A number from the environment.
 
@@ -63,6 +66,7 @@ class Engine:
         """
         self._app = TaskQ(url_of(worker.connection), accept=("json", "pickle"))
         REGISTRY.withdraw(self._app)
+        self._worker = worker
         self._settings = settings
         self._host = Host(worker, plain)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,11 +108,24 @@ class Engine:
         self._runtime = runtime
         for name in self._asked:
             getattr(runtime, name)()
+        upkeep = asyncio.create_task(self._maintain())
         try:
             why = await runtime.run()
             return runtime.jobs, why
         finally:
+            upkeep.cancel()
             self._runtime = None
+
+    async def _maintain(self) -> None:
+        """RQ's own upkeep, every `maintenance_interval` seconds: its registries, its scheduler."""
+        worker, loop = self._worker, asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                if worker.should_run_maintenance_tasks:  # type: ignore[no-untyped-call]
+                    await loop.run_in_executor(None, worker.run_maintenance_tasks)
+            except Exception as err:  # noqa: BLE001 (an outage, a broken record: there is a next time)
+                log.warning("RQ's upkeep not possible now: %s", err)
 
     # -- from signal handlers and other threads ----------------------------------------------
 

@@ -110,6 +110,7 @@ class Host:
         )
         self.watches = (
             bool(worker._exc_handlers)  # noqa: SLF001 (RQ has no public name for it)
+            or worker._work_horse_killed_handler is not None  # noqa: SLF001 (the same)
             or worker.disable_default_exception_handler
             or any(_overridden(worker, plain, name) for name in _WATCHING)
         )

@@ -324,6 +324,68 @@ def test_default_result_ttl(fns: ModuleType, queue: Queue, redis_client: redis.R
     assert not redis_client.exists(gone.key)
 
 
+def test_maintenance(queue: Queue, redis_client: redis.Redis):
+    class Counting(Worker):
+        cleaned = 0
+
+        def clean_registries(self) -> None:
+            super().clean_registries()
+            self.cleaned += 1
+            if self.cleaned == 3:
+                self.connection.publish(self.pubsub_channel_name, '{"command": "shutdown"}')
+
+    worker = Counting([queue], connection=redis_client, maintenance_interval=0)
+    worker.work()
+    assert worker.cleaned >= 3
+    assert not redis_client.exists(queue.registry_cleaning_key)
+
+
+def test_handler_of_killed_jobs(
+    fns: ModuleType, queue: Queue, redis_client: redis.Redis, redis_url: str
+):
+    seen: list[tuple[str, int]] = []
+    worker = Worker(
+        [queue], connection=redis_client,
+        work_horse_killed_handler=lambda job, _pid, status, _usage: seen.append((job.id, status)),
+    )  # fmt: skip
+    job = queue.enqueue(fns.busy, redis_url, "go")
+
+    def kill() -> None:
+        came(redis_client, "go")
+        send_kill_horse_command(redis_client, worker.name)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    worker.work(max_jobs=1)
+    thread.join()
+    assert seen == [(job.id, 9)]
+    assert job.get_status() == JobStatus.FAILED
+
+
+def test_at_most_once(
+    fns: ModuleType, queue: Queue, redis_client: redis.Redis, redis_url: str, tmp_path: Path
+):
+    job = queue.create_job(fns.gate, args=(redis_url, "go"))
+    redis_client.hset(job.key, "tq_redeliver", "0")  # as the guide on migrating says
+    queue.enqueue_job(job)
+    with rq_worker(redis_url, tmp_path, "default") as process:
+        came(redis_client, "go")
+        assert redis_client.hget(job.key, "tq_redeliver") == b"0"
+        process.kill()
+        process.wait()
+    missed(redis_client)
+    with rq_worker(redis_url, tmp_path, "default"):
+        assert ended(job, 30) == "failed"
+
+
+def missed(client: redis.Redis) -> None:
+    """As if the lease of a dead worker had run out."""
+    for uid in client.zrange("taskq:alive", 0, -1):
+        client.zincrby("taskq:alive", -60, uid)
+    for member, score in client.zrange("rq:wip:default", 0, -1, withscores=True):
+        client.zadd("rq:wip:default", {member: score - 60})
+
+
 def test_scheduler(fns: ModuleType, queue: Queue, redis_client: redis.Redis):
     worker = Worker([queue], connection=redis_client)
     worker.work(burst=True, with_scheduler=True)
@@ -467,10 +529,7 @@ def test_a_killed_workers_jobs_run_again(
         came(redis_client, "go")
         process.kill()
         process.wait()
-    for uid in redis_client.zrange("taskq:alive", 0, -1):  # as if its lease had run out
-        redis_client.zincrby("taskq:alive", -60, uid)
-    for member, score in redis_client.zrange("rq:wip:default", 0, -1, withscores=True):
-        redis_client.zadd("rq:wip:default", {member: score - 60})
+    missed(redis_client)
     with rq_worker(redis_url, tmp_path, "default"):
         wait_until(lambda: redis_client.lpop("at-go"), message="it was not run again")
         redis_client.rpush("go", 1)
