@@ -141,7 +141,8 @@ class End:
             self._text = self._traceback()
             if isinstance(self._error, (Killed, Crashed)):
                 # RQ's horse is our thread or job process; 9: as if SIGKILL had ended it
-                self._worker.handle_work_horse_killed(job, os.getpid(), signal.SIGKILL, None)
+                killed: Any = self._worker.handle_work_horse_killed
+                killed(job, os.getpid(), signal.SIGKILL, None)
             handle, context = self._worker.handle_exception, self._claim.rq_context
             if context is None:
                 handle(job, *self._exc_info())

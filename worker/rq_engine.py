@@ -122,7 +122,7 @@ class Engine:
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                if worker.should_run_maintenance_tasks:  # type: ignore[no-untyped-call]
+                if worker.should_run_maintenance_tasks:
                     await loop.run_in_executor(None, worker.run_maintenance_tasks)
             except Exception as err:  # noqa: BLE001 (an outage, a broken record: there is a next time)
                 log.warning("RQ's upkeep not possible now: %s", err)
