@@ -14,7 +14,7 @@ MUST = {
                "release", "SREM", "SUBSCRIBE"},
     "stop": {"settle", "release", "SREM"},
     "enqueue": {"enqueue"},
-    "cancel": {"cancel"},
+    "cancel": {"clear"},
     "sweep": {"recover", "reserve", "settle"},
 }  # fmt: skip
 """Commands that a sweep has to come by, or it does not test what it says."""
