@@ -71,19 +71,26 @@ def census(keys: Keys) -> Query[Census]:
 Step = Generator[Sequence[Command], list[Any], Any]
 
 
-def _scan(match: bytes) -> Generator[Sequence[Command], list[Any], list[bytes]]:
-    """All keys that match, page by page, as `yield from` in a loop would read them."""
-    found: list[bytes] = []
+def _sorted_keys(
+    here: Pass, starts: Sequence[bytes]
+) -> Generator[Sequence[Command], list[Any], dict[bytes, list[bytes]]]:
+    """The keys that begin in one of these ways; most keys are of jobs, and do not. One SCAN."""
+    found: dict[bytes, list[bytes]] = {start: [] for start in starts}
+    many = tuple(raw(f"{here.keys.prefix}:{kind}:") for kind in ("job", "results"))
     cursor: Any = b"0"
     while True:
-        [reply] = yield [("SCAN", cursor, "MATCH", match, "COUNT", PAGE)]
+        [reply] = yield [("SCAN", cursor, "COUNT", PAGE)]
         parts = items(reply)
         if len(parts) != 2:
             return found
         cursor = parts[0]
-        found += items(parts[1])
+        for key in items(parts[1]):
+            if not key.startswith(many):
+                for start in starts:
+                    if key.startswith(start):
+                        found[start].append(key)
         if cursor in (b"0", 0):
-            return found
+            return {start: list(dict.fromkeys(keys)) for start, keys in found.items()}
 
 
 def _structure(here: Pass) -> Generator[Sequence[Command], list[Any], tuple[Any, ...]]:
@@ -95,7 +102,13 @@ def _structure(here: Pass) -> Generator[Sequence[Command], list[Any], tuple[Any,
     typed: dict[bytes, str] = {raw(keys.queues): "set", raw(keys.workers): "set"}
     typed |= {raw(keys.alive): "zset", raw(keys.paused): "set", own + b"serves": "hash"}
     typed |= {own + b"expiring": "zset", own + b"fence": "hash", own + b"sweep": "hash"}
-    for key in (yield from _scan(_glob(prefix + b":queue:"))):
+    kinds = {kind: prefix + b":" + kind.encode() + b":" for kind in REGISTRIES}
+    queue_start, claim_start, lock_start = prefix + b":queue:", own + b"claim:", own + b"unique:"
+    rq_locks = [prefix + start for start in RQ_LOCKS]
+    found = yield from _sorted_keys(
+        here, [queue_start, claim_start, lock_start, *kinds.values(), *rq_locks]
+    )
+    for key in found[queue_start]:
         name = text(key[len(prefix) + 7 :])
         typed[key] = "list"
         is_inner = name.endswith(":intermediate")
@@ -103,23 +116,21 @@ def _structure(here: Pass) -> Generator[Sequence[Command], list[Any], tuple[Any,
         lists.append((key, f"intermediate:{name}" if is_inner else f"queue:{name}"))
         if name not in here.queues:
             here.suspect("unlisted-queue", key, f"queue:{name}")
-    for kind in REGISTRIES:
-        start = prefix + b":" + kind.encode() + b":"
-        for key in (yield from _scan(_glob(start))):
+    for kind, start in kinds.items():
+        for key in found[start]:
             queue = text(key[len(start) :])
             typed[key] = "zset"
             sets.append((key, kind, queue))
             if queue not in here.queues:
                 here.suspect("unlisted-queue", raw(keys.queue(queue)), f"queue:{queue}")
-    for key in (yield from _scan(_glob(own + b"claim:"))):
+    for key in found[claim_start]:
         uid, _, queue = text(key[len(own) + 6 :]).partition(":")
         typed[key] = "list"
         claims.append((key, f"claim:{queue}", uid))
-    locks = yield from _scan(_glob(own + b"unique:"))
-    for start in RQ_LOCKS:
-        yield from _check_rq_locks(here, (yield from _scan(_glob(prefix + start))))
+    for start in rq_locks:
+        yield from _check_rq_locks(here, found[start])
     yield from _check_types(here, typed)
-    return lists, sets, claims, locks
+    return lists, sets, claims, found[lock_start]
 
 
 RQ_LOCKS = (b":clean_registries:", b":scheduler-lock:", b":scheduler_lock")
