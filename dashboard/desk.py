@@ -5,6 +5,7 @@ How old an answer may be is decided here and nowhere else.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,13 +70,14 @@ class Desk:
     async def board(self) -> Board:
         """Queues, workers, rates and concerns. Commands by queues and workers."""
         keys = self.keys
-        seen = await self.shared.ask("overview", _NOW_S, lambda: overview(keys))
+        seen, listed = await asyncio.gather(
+            self.shared.ask("overview", _NOW_S, lambda: overview(keys)), self.schedules()
+        )
         names = [queue.name for queue in seen.queues]
         by_queue = await self.shared.ask(
             ("rates", tuple(names)), _TREND_S, lambda: rates(keys, names)
         )
-        overdue = (await self.schedules()).overdue
-        return Board(seen, by_queue, concerns(seen, by_queue, overdue))
+        return Board(seen, by_queue, concerns(seen, by_queue, listed.overdue))
 
     async def queue(self, name: str) -> tuple[QueueInfo, Rates | None] | None:
         """One queue, also where there are more than the board has; None where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -62,10 +63,10 @@ class Host:
 
 async def overview_page(desk: Desk, asked: Asked) -> Page:
     """Everything at a glance."""
-    span, series = await _line(desk, asked, "", "1h")
-    board = await desk.board()
-    failures = await desk.failures(1)
-    listed = await desk.schedules()
+    # asked together, they share round trips
+    (span, series), board, failures, listed = await asyncio.gather(
+        _line(desk, asked, "", "1h"), desk.board(), desk.failures(1), desk.schedules()
+    )
     soon = sorted(
         (row for row in listed.rows if row.next_at is not None), key=lambda row: row.next_at or 0
     )[:4]
@@ -102,17 +103,20 @@ async def queue_page(desk: Desk, asked: Asked) -> Page:
         return missing("queue", f"There is no queue “{safe_line(name, 80)}”.", "A queue is known "
                        "once a job was put into it.")  # fmt: skip
     queue, its_rates = found
-    span, series = await _line(desk, asked, name, "6h")
+    (span, series), failures, newest = await asyncio.gather(
+        _line(desk, asked, name, "6h"),
+        desk.failures(7, name),
+        desk.jobs(Filter(queue=name).criteria(), 10, "", errors=False),
+    )
     data = {
         "at": board.seen.at,
         "queue": queue,
         "rates": its_rates,
         "concerns": [concern for concern in board.concerns if concern.queue == name],
         "series": series,
-        "failures": (await desk.failures(7, name))[:10],
+        "failures": failures[:10],
         "workers": [worker for worker in board.seen.workers if name in worker.queues],
     }
-    newest = await desk.jobs(Filter(queue=name).criteria(), 10, "", errors=False)
     shown = {"board": board, "span": span}
     return Page("queue", name, {**data, "jobs": newest.jobs}, shown)
 
