@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -149,6 +150,10 @@ def stop_all(parts: Sequence[Part]) -> None:
         part.stop(until)
 
 
+# found here: in a fork of a program with threads, nothing may be loaded
+_prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
 def _end_with_parent() -> None:
     """TERM when the process that started us dies, however it does. Runs between fork and exec."""
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PDEATHSIG, signal.SIGTERM)

@@ -30,6 +30,8 @@ class Reloads:
         self._stop = threading.Event()
         self.polls = util.find_spec("watchfiles") is None if polls is None else polls
         self._seen = times(folder) if self.polls else {}
+        if not self.polls:
+            import watchfiles  # noqa: F401, PLC0415 (an extra; and no import may meet a fork, see logging)
         work = self._poll if self.polls else self._watch
         threading.Thread(target=work, name="taskq-dev-reload", daemon=True).start()
 
