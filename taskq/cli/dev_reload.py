@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import queue
 import threading
 from collections.abc import Iterator
-from importlib import util
 from pathlib import Path
 
 LOOK_S = 0.5
@@ -28,10 +29,10 @@ class Reloads:
         self._folder = folder
         self._changed: queue.Queue[set[Path]] = queue.Queue()
         self._stop = threading.Event()
-        self.polls = util.find_spec("watchfiles") is None if polls is None else polls
+        self.polls = importlib.util.find_spec("watchfiles") is None if polls is None else polls
         self._seen = times(folder) if self.polls else {}
         if not self.polls:
-            import watchfiles  # noqa: F401, PLC0415 (an extra; and no import may meet a fork, see logging)
+            importlib.import_module("watchfiles")  # here: no import may meet a fork (logging)
         work = self._poll if self.polls else self._watch
         threading.Thread(target=work, name="taskq-dev-reload", daemon=True).start()
 
