@@ -265,7 +265,7 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     tb = user_part(err.__traceback__)
     if isinstance(err, TimeLimit):
         kind, message = "taskq.errors.TaskTimeout", str(err)
-        shown = _as_rq(claim) if claim.pickled else err
+        shown = _as_rq(claim, message) if claim.pickled else err
         shown.__cause__ = err.__cause__
         lines = traceback.format_exception(type(shown), shown, tb)
     else:
@@ -285,9 +285,10 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     return base64.b64encode(zlib.compress(shortened("".join(lines)))), error
 
 
-def _as_rq(claim: Claim) -> BaseException:
+def _as_rq(claim: Claim, message: str) -> BaseException:
     """A time limit as stock RQ's programs look for it in the traceback's text."""
-    return _JobTimeoutException(f"Task exceeded maximum timeout value ({claim.deadline:g} seconds)")
+    theirs = f"Task exceeded maximum timeout value ({claim.deadline:g} seconds)"
+    return _JobTimeoutException(f"{theirs}: {message}")
 
 
 class _JobTimeoutException(Exception):

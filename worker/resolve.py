@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import inspect
 import logging
-import zlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ class Resolver:
         self._result_ttl_s = result_ttl_s
         self._host = host
         self.report = report
+        self._found: dict[str, tuple[Any, Callable[..., Any], str]] = {}
         self._route = route
         self._pickles = "pickle" in app.codec.accept and app.codec.serializer != "pickle"
 
@@ -94,8 +95,9 @@ class Resolver:
         data = claim.fields.get(b"data")
         if data is None:
             raise PayloadError("The job's record has no payload (field 'data').")
-        if self._pickles and _is_pickle(data):
-            claim.pickled = True
+        if self._pickles:
+            data = self.app.codec.inflate(data)  # once: it costs more than all else here
+            claim.pickled = data[:1] == b"\x80"
         claim.report = self.report
         if self._route is not None and self._route.takes(claim, data):
             self._read_fields(claim, arguments=False)
@@ -114,16 +116,28 @@ class Resolver:
         elif name == DELIVER:
             claim.fn = callbacks.deliver()
         elif self.rq:
-            claim.fn = fn = _import(name, instance)
-            if inspect.iscoroutinefunction(fn):
-                claim.mode = "asyncio"
-            else:
-                claim.fn = _awaiting(fn)
+            claim.fn, claim.mode = self._any(name, instance)
         else:
             self.app.lookup(name)  # raises, naming the nearest
             raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
         claim.args, claim.kwargs = args, kwargs
         self._read_fields(claim)
+
+    def _any(self, name: str, instance: Any) -> tuple[Callable[..., Any], str]:
+        """Any function, and how it runs; what was found before is looked at in no time."""
+        module, _, attribute = name.rpartition(".")
+        target = getattr(sys.modules.get(module), attribute, None) if instance is None else None
+        known = self._found.get(name)
+        if known is not None and known[0] is target:
+            return known[1], known[2]
+        fn = _import(name, instance)
+        if inspect.iscoroutinefunction(fn):
+            call, mode = fn, "asyncio"
+        else:
+            call, mode = _awaiting(fn), "thread"
+        if target is not None:
+            self._found[name] = (target, call, mode)
+        return call, mode
 
     def _read_fields(self, claim: Claim, *, arguments: bool = True) -> None:
         """How long it may run, how long its result is kept, and what else its record says.
@@ -163,16 +177,6 @@ class Resolver:
         """The task of this app that stock RQ pickled as the object to call."""
         known = self.app.tasks.get(getattr(instance, "name", "")) if name == "__call__" else None
         return known if known is not None and hasattr(instance, "fn") else None
-
-
-def _is_pickle(data: bytes) -> bool:
-    """Whether a payload is a pickle, compressed or not."""
-    if data[:1] == b"x":
-        try:
-            data = zlib.decompressobj().decompress(data, 1)
-        except zlib.error:
-            return False
-    return data[:1] == b"\x80"
 
 
 def _awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -147,6 +147,14 @@ class Codec:
         except PayloadError as error:
             raise PayloadError(f"Unreadable payload: {error}") from error.__cause__
 
+    def inflate(self, data: bytes) -> bytes:
+        """Give what is in a zlib stream, or the data as it is; for who looks before `load_call`.
+
+        Raises:
+            PayloadError: the stream is broken, or holds too much.
+        """
+        return self._inflate(data) if data[:1] == b"x" else data
+
     @property
     def is_signing(self) -> bool:
         """Whether there is a secret."""
