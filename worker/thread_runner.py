@@ -8,6 +8,7 @@ when it can. Each job has a context of its own: what it sets there is gone after
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import threading
@@ -29,7 +30,7 @@ log = logging.getLogger("taskq.worker")
 
 STUCK_S = 0.7
 """Seconds after the limit until a thread that has not stopped is abandoned."""
-END_NOW_S = 0.03
+END_NOW_S = 0.02
 """The same for a thread that somebody ends by a command: who asked wants to see it."""
 _ARRIVAL_S = 0.1
 """An exception that was sent to a running thread and has not come by then was swallowed."""
@@ -218,7 +219,7 @@ class ThreadRunner:
             if not slot.fired:
                 if claim.deadline and now - claim.begun_mono > claim.deadline:
                     self._strike(slot, claim, now)
-            elif now - slot.fired_mono > (END_NOW_S if claim.why in ENDED_NOW else STUCK_S):
+            elif now - slot.fired_mono >= (END_NOW_S if claim.why in ENDED_NOW else STUCK_S):
                 self._abandon(slot, claim)
 
     def end_now(self, claim: Claim, why: str) -> None:
@@ -228,6 +229,9 @@ class ThreadRunner:
         for slot in list(self._threads):
             if slot.claim is claim:
                 self._strike(slot, claim, time.monotonic())
+        asyncio.get_running_loop().call_later(
+            END_NOW_S, lambda: self.check_limits(time.monotonic())
+        )
 
     def _strike(self, slot: _Slot, claim: Claim, now: float) -> None:
         with slot.lock:

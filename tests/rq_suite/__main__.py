@@ -29,7 +29,7 @@ TIMEOUT_S = 60
 MODES = {
     "theirs": "stock RQ",
     "ours": "taskq.worker.Worker in the place of RQ's Worker and SimpleWorker",
-    "both": "ours and RQ's SimpleWorker by turns, on one Redis",
+    "both": "ours and RQ's own by turns, on one Redis",
 }
 
 

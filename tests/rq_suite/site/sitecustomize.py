@@ -35,18 +35,13 @@ def _lead_to(port: int) -> None:
     patch(theirs_async.Connection, "_connection_arguments")
 
 
-def _in_place_of_rqs(worker: Any) -> None:
+def _in_place_of_rqs(worker: Any, simple: Any) -> None:
     import rq
     import rq.worker
     import rq.worker_pool
 
-    for module, names in (
-        (rq, ("Worker", "SimpleWorker")),
-        (rq.worker, ("Worker", "SimpleWorker")),
-        (rq.worker_pool, ("Worker",)),
-    ):
-        for name in names:
-            setattr(module, name, worker)
+    rq.Worker = rq.worker.Worker = rq.worker_pool.Worker = worker  # type: ignore[assignment]
+    rq.SimpleWorker = rq.worker.SimpleWorker = simple  # type: ignore[assignment]
 
 
 def _by_turns(ours: Any, theirs: Any) -> Any:
@@ -71,9 +66,11 @@ def _by_turns(ours: Any, theirs: Any) -> Any:
 if os.environ.get("RQ_SUITE_PORT"):
     _lead_to(int(os.environ["RQ_SUITE_PORT"]))
     if os.environ["RQ_SUITE_WORKERS"] != "theirs":
-        from rq.worker import SimpleWorker
+        from rq.worker import SimpleWorker, Worker
 
         from taskq.worker import Worker as Ours
 
-        both = os.environ["RQ_SUITE_WORKERS"] == "both"
-        _in_place_of_rqs(_by_turns(Ours, SimpleWorker) if both else Ours)
+        if os.environ["RQ_SUITE_WORKERS"] == "both":
+            _in_place_of_rqs(_by_turns(Ours, Worker), _by_turns(Ours, SimpleWorker))
+        else:
+            _in_place_of_rqs(Ours, Ours)
