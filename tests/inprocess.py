@@ -76,6 +76,7 @@ async def _die(runtime: Runtime, running: asyncio.Task[str]) -> str:
         for one in left:
             one.cancel()
         await asyncio.sleep(0.002)
+    await runtime._close_links()  # the sockets of a dead process are closed by its kernel
     return "killed"
 
 

@@ -284,13 +284,12 @@ def strike(operation: Operation, here: Here, fault: str, step: int = 1) -> Count
     and commands of one name have one.
     """
     struck: Counter[str] = Counter()
-    names = sorted(set(operation(here, Point())))
-    turn = FAULTS.index(fault)
-    for name in names:
-        for n in count(1):
-            turn += 1
-            if turn % step:
-                continue
+    seen = Counter(operation(here, Point()))
+    points = [(name, n) for name in sorted(seen) for n in range(1, seen[name] + 1)]
+    for name, n in points[FAULTS.index(fault) % step :: step]:
+        struck[name] += len(operation(here, Point(n, fault, name)))
+    for name in seen if step == 1 else ():  # what is struck may lead to more of them
+        for n in count(seen[name] + 1):
             if not operation(here, Point(n, fault, name)):
                 break
             struck[name] += 1
