@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -310,13 +311,14 @@ def test_quit_prints_stacks_and_goes_on(app, target, worker):
     assert app.number.delay(3).result(timeout=10) == 3
 
 
-def test_the_reason_of_a_crash_loop_names_the_last_worker(app, target, worker, redis_client):
+def test_the_reason_of_a_crash_loop_names_the_workers_that_died(app, target, worker, redis_client):
+    """The third time it is a process of its own that dies, and no worker."""
     handle = app.dies_on_the_loop.delay()
-    worker(target)
+    process = worker(target)
     handle.exception(timeout=15)
-    assert redis_client.hget(f"rq:job:{handle.id}", "worker_name").decode() in reason(
-        redis_client, handle.id
-    )
+    died = re.findall(r"Worker (\S+) \(process \d+\) died", process.log())
+    assert len(died) == 2
+    assert all(name in reason(redis_client, handle.id) for name in died)
 
 
 def test_suspects_of_a_crash_loop_all_run_one_after_the_other(
