@@ -129,6 +129,8 @@ class Between:
     def age(self) -> None:
         between = self.queue.intermediate_queue
         now = between.get_job_ids()
+        if now:  # one that was killed in the middle of maintenance keeps its lock for 15 minutes
+            self.queue.connection.delete(self.queue.registry_cleaning_key)
         self.looks = {job_id: self.looks.get(job_id, 0) + 1 for job_id in now}
         for job_id, looks in self.looks.items():
             if looks > 6:  # three seconds: no living worker takes so long
