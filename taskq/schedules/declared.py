@@ -64,7 +64,8 @@ def is_definition(frame: FrameType | None, call: Call[Any]) -> bool:
     while frame is not None:
         if frame.f_code.co_name == "<module>":
             module = frame.f_globals
-            if module.get("__name__") != "__main__":
+            # without a spec it is run by exec(), as xdist runs tests: nobody imports it
+            if module.get("__name__") != "__main__" and module.get("__spec__") is not None:
                 return True
             if frame is caller:
                 return "__file__" in module and call.task.fn.__module__ == "__main__"

@@ -137,7 +137,9 @@ def test_purge_leaves_nothing_behind(engine: Engine, broker: Broker, redis_clien
     done = operations.purge(broker, ["later", "waits", "ended", "bad", "off"], queue="default")
     assert sorted(done.purged) == ["bad", "ended", "later", "off", "waits"]
     left = {key.decode() for key in set(redis_client.keys()) - before}
-    kept = re.compile(r"rq:queues|taskq:(stats|hours|depth|rolling|sweep|done|failures|fence)\b.*")
+    kept = re.compile(
+        r"rq:queues|taskq:(stats|hours|depth|rolling|sweep|done|failures|fence|handed)\b.*"
+    )
     assert [key for key in left if not kept.fullmatch(key)] == []
 
 

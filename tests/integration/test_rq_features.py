@@ -185,8 +185,10 @@ def test_a_chain_of_tasks_and_rq_jobs(
 def test_callbacks(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
 ):
-    process = worker(None, "--rq")
     both = {"on_success": Callback(fns.on_success), "on_failure": Callback(fns.on_failure)}
+    lost = queue.enqueue(fns.add, 1, job_id="lost", **both)
+    redis_client.hset(lost.key, "data", b"\x80garbage")  # before a worker can have read it
+    process = worker(None, "--rq")
     good = queue.enqueue(fns.add, 1, job_id="good", **both)
     bad = queue.enqueue(fns.fail, "bad", job_id="bad", **both)
     exits = queue.enqueue(fns.exit_now, job_id="exits", **both)
@@ -194,8 +196,6 @@ def test_callbacks(
                            on_failure=Callback(fns.on_failure))  # fmt: skip
     leaves = queue.enqueue(fns.add, 1, job_id="leaves", on_success=Callback(fns.exiting_callback))
     again = queue.enqueue(fns.flaky, redis_url, "n", 2, job_id="again", retry=Retry(max=3), **both)
-    lost = queue.enqueue(fns.add, 1, job_id="lost", **both)
-    redis_client.hset(lost.key, "data", b"\x80garbage")
     assert ended(good) == "finished"
     assert ended(bad) == "failed"
     assert ended(exits) == "failed"

@@ -58,6 +58,15 @@ more()
         app.queue.schedules.set("d", app.note.call(), Every(5))
 
 
+def test_code_below_exec_is_no_module_that_is_imported(app_module: AppModule) -> None:
+    """xdist, for one, runs all tests from a module without a spec."""
+    app = app_module(HEAD + "def later():\n    queue.schedule('a', note.call(), Every(5))\n")
+    app.queue.broker.deadline_s = 0.1
+    with pytest.raises(BrokerUnavailable):
+        exec("later()", {"__name__": "__channelexec__", "later": app.later})
+    assert names(app) == []
+
+
 PROGRAM = """
 import sys
 from taskq import Every
