@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         got = [job.id for job in jobs]
         assert len(set(got)) == len(got) == min(limit, len(free - others))
         assert set(got) <= free - others
-        assert set(got) >= mine or len(got) == limit or not mine & free
+        assert set(got) >= mine & free or len(got) == limit
         worker.claimed = []
         for reserved in jobs:
             job = self.jobs[reserved.id]
