@@ -28,7 +28,7 @@ Examples:
   taskq doctor --repair --yes      mends what is safe, telling each step
   taskq doctor --json              {"sound", "jobs", "places", "findings", "steps"}
 
-Needs about 150 bytes of memory for each job. What looks wrong is looked at three
+Needs about 230 bytes of memory for each job. What looks wrong is looked at three
 times, so that jobs on their way from one place to the next are not accused.
 
 Exit codes: 0 no errors (there may be warnings), or all of them mended; 1 errors are left.

@@ -5,7 +5,7 @@ worker), scheduled, deferred, running, or in one of the registries of what has e
 is read moves while it is read: a single pass accuses jobs that were on their way. Only what
 several passes find in the same state is a finding (`doctor.examine`).
 
-Memory: about 150 bytes for each job. Commands: SCAN, TYPE, LRANGE, ZRANGE, HMGET, TTL, GET.
+Memory: about 230 bytes for each job. Commands: SCAN, TYPE, LRANGE, ZRANGE, HMGET, TTL, GET.
 """
 
 from __future__ import annotations
