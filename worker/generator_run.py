@@ -72,6 +72,7 @@ class Run:
         "doom",
         "doomed_mono",
         "dump",
+        "early",
         "ended",
         "generation",
         "generator",
@@ -112,6 +113,7 @@ class Run:
         self.mail: deque[tuple[Any, Exception | None]] = deque()
         self.mail_id = b"0-0"
         self.generation: bytes = b""
+        self.early: tuple[int, int] | None = None
         self.keep = 0 if task is None else task.stream_keep
         self.most_ahead = None if task is None else task.stream_ahead
         self.rebuild = None if task is None else task.rebuild_sent
@@ -237,6 +239,24 @@ class Run:
         """Look whether it can go on: something that it waits for may have come. On the loop."""
         if self.host is not None:
             self.host.nudge(self)
+
+    def note_read(self, generation: int, number: int) -> None:
+        """A reader has come to this place, perhaps in the stream of an earlier execution.
+
+        It may say so before Redis's answer to our first values is here, which tells the generation.
+        """
+        if not self.generation:
+            self.early = (generation, number)
+        elif generation == int(self.generation) and number > self.read:
+            self.read = number
+            self.nudge()
+
+    def learn_generation(self, generation: bytes) -> None:
+        """Redis has told which execution's stream this is. On the loop."""
+        self.generation = generation
+        if self.early is not None:
+            early, self.early = self.early, None
+            self.note_read(*early)
 
     def expire(self, now: float) -> None:
         """End a `receive` whose time is over."""

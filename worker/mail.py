@@ -129,11 +129,7 @@ class Mail:
             return None, err
 
     def _note(self, run: Run, read: bytes) -> None:
-        """A reader has come to this place, perhaps in the stream of an earlier execution."""
         try:
-            generation, number = position(read)
+            run.note_read(*position(read))
         except ValueError:
             return
-        if run.generation and generation == int(run.generation) and number > run.read:
-            run.read = number
-            run.nudge()

@@ -214,7 +214,8 @@ class Yields:
             if not generation:
                 self._lose(run)
                 continue
-            run.generation = generation
+            if run.generation != generation:
+                run.learn_generation(generation)
             run.confirmed += len(group.values)
             run.bytes_confirmed += group.size
             if group.is_last:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from taskq import ConfigError, InvalidArguments, RemoteError, TaskQ, TaskQError, receive
 from taskq.broker.tap import Place, Tap, Taps
 from taskq.commands import adrain, drain, pack_error, unpack_error
+from taskq.worker.generator_run import Run
 from taskq.worker.yields import KEEP_BYTES, Kept
 
 
@@ -156,3 +159,15 @@ def test_limits_belong_to_the_decorator():
     assert list(task(3)) == [0, 1, 2], "a plain call stays one"
     with pytest.raises(ConfigError, match="belongs to the decorator"):
         task.options(stream_keep=3)
+
+
+@pytest.mark.parametrize(("generation", "read"), [(7, 10), (6, 0)])
+def test_what_a_reader_says_before_redis_has_answered_is_not_lost(generation: int, read: int):
+    """Else a task that waits for its reader would wait for ever."""
+    run = Run(SimpleNamespace(spec=None), 1_000, lambda _run, _item: b"")
+    run.note_read(generation, 10)
+    assert run.read == 0
+    run.learn_generation(b"7")
+    assert run.read == read
+    run.note_read(7, 12)
+    assert run.read == 12
