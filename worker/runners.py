@@ -190,8 +190,9 @@ class Runners:
                 return
             claim = runner.running.get(job_id)  # perhaps only since a moment ago
             if claim is not None:
-                log.info("Job %s is to be canceled", job_id)
-                runner.request_cancel(claim)
+                if not claim.context.cancel_requested:  # asked twice, it may be cleaning up
+                    log.info("Job %s is to be canceled", job_id)
+                    runner.request_cancel(claim)
                 return
 
 

@@ -254,6 +254,8 @@ class Runtime:
         await self._resources.stop()
         pools = (self._runners.processes, self._runners.steps.slots.processes)
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)
+        if self._unheard is not None:
+            self._services.append(self._unheard)
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
@@ -373,8 +375,10 @@ class Runtime:
     async def _cancel_unheard(self) -> None:
         """Stop the jobs that were canceled while this worker did not listen."""
         try:
-            for job_id in await self._presence.canceled():
-                self._runners.cancel(job_id)
+            for pause_s in (0.0, 1.0):  # again: at the first look a job may be on its way to us
+                await asyncio.sleep(pause_s)
+                for job_id in await self._presence.canceled():
+                    self._runners.cancel(job_id)
         except BrokerUnavailable as err:
             log.warning("%s Cancellations of the last seconds may not be heard", err)
 

@@ -176,7 +176,10 @@ def _redis() -> Iterator[str]:
         ignore = DEV_FILE.parent / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
-        DEV_FILE.write_text(json.dumps({"url": server.url, "pid": server.pid}), encoding="utf-8")
+        # whole at once: a script in a second terminal may look at any moment
+        fresh = DEV_FILE.with_suffix(".new")
+        fresh.write_text(json.dumps({"url": server.url, "pid": server.pid}), encoding="utf-8")
+        fresh.replace(DEV_FILE)
         try:
             yield server.url
         finally:
