@@ -1,13 +1,16 @@
 """A Redis that answers but refuses to write: nothing is taken for done that was not written.
 
-A replica (READONLY), a master without replicas (NOREPLICAS, of `min-replicas-to-write`), and one
-whose disk is full (MISCONF) refuse each write by itself, also those inside scripts.
+A replica (READONLY), a master without replicas (NOREPLICAS, of `min-replicas-to-write`), one that
+cannot save a snapshot and one whose disk is too full for its AOF (both MISCONF) refuse each write by
+itself, also those inside scripts.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,24 +59,42 @@ def add(a, b=1):
 ERRORS = (BrokerError, BrokerUnavailable)
 
 
-@pytest.fixture(params=["readonly", "noreplicas", "misconf"])
+DEAF = """#!{python}
+import os, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+os.execv({program!r}, [{program!r}, *sys.argv[1:]])
+"""
+"""A server that may write no further gets an error for it, as on a full disk, instead of a signal."""
+
+
+@pytest.fixture(params=["readonly", "noreplicas", "misconf", "full disk"])
 def refusing(request, redis_program: Path, tmp_path: Path) -> Iterator[Server]:
     data = tmp_path / "data"
     data.mkdir()
+    options = ["--dir", str(data)]
+    program = redis_program
+    if request.param == "full disk":
+        if sys.platform != "linux":
+            pytest.skip("needs prlimit(2)")
+        options += ["--appendonly", "yes"]
+        program = tmp_path / "server"
+        program.write_text(DEAF.format(python=sys.executable, program=str(redis_program)))
+        program.chmod(0o755)
     with (
-        EmbeddedRedis.start(binary=redis_program, extra_args=("--dir", str(data))) as server,
+        EmbeddedRedis.start(binary=program, extra_args=tuple(options)) as server,
         redis.Redis.from_url(server.url) as client,
     ):
-        yield Server(request.param, server.url, client, data)
+        yield Server(request.param, server, client, data)
 
 
 class Server:
     """A server that refuses to write while it is told to."""
 
-    def __init__(self, kind: str, url: str, client: redis.Redis, data: Path) -> None:
+    def __init__(self, kind: str, server: EmbeddedRedis, client: redis.Redis, data: Path) -> None:
         self.kind = kind
-        self.url = url
+        self.url = server.url
         self.client = client
+        self._pid = server.pid
         self._data = data
 
     def refusals(self) -> int:
@@ -87,6 +108,11 @@ class Server:
             client.config_set("min-replicas-to-write", 1)
         elif self.kind == "readonly":
             client.replicaof("127.0.0.1", 1)  # nobody is there: its data stay as they are
+        elif self.kind == "full disk":
+            full = max(file.stat().st_size for file in self._data.glob("*/*.aof"))
+            self._limit_files(full)
+            with suppress(redis.ResponseError):  # one is refused when another could not be kept
+                wait_until(lambda: not client.incr("poke"))
         else:
             client.config_set("save", "3600 100000")
             self._data.rmdir()
@@ -95,9 +121,15 @@ class Server:
         try:
             yield
         finally:
+            if self.kind == "full disk":
+                self._limit_files(resource.RLIM_INFINITY)
             client.config_set("min-replicas-to-write", 0)
             client.config_set("save", "")  # also lets it stop at once
             client.replicaof("NO", "ONE")
+
+    def _limit_files(self, size: int) -> None:
+        """No file of the server's grows beyond that many bytes."""
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def test_every_script_says_so(refusing):
