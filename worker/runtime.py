@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from taskq.errors import BrokerUnavailable
 from taskq.resources import Resources
 from taskq.worker import heartbeat, items
+from taskq.worker.cancelling import cancel_all
 from taskq.worker.counting import Counting
 from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
@@ -155,8 +156,7 @@ class Runtime:
         hello = self._loop.create_task(self._presence.hello())
         await asyncio.wait([hello, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not hello.done():  # told to stop while there is no Redis: nothing is in hand
-            hello.cancel()
-            await asyncio.gather(hello, return_exceptions=True)
+            await cancel_all(hello)
             await self._resources.stop()
             await self._close_links()
             return self._stop_why
@@ -184,8 +184,7 @@ class Runtime:
             self._stop_why = self._stop_why or ("fenced" if self._fetcher.fenced else "failed")
         stopping.cancel()
         self._room.close()
-        fetching.cancel()
-        await asyncio.gather(fetching, return_exceptions=True)
+        await cancel_all(fetching)
         await self._fetcher.stop()
         await self._finish()
         return self._stop_why
@@ -256,9 +255,7 @@ class Runtime:
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)
         if self._unheard is not None:
             self._services.append(self._unheard)
-        for service in self._services:
-            service.cancel()
-        await asyncio.gather(*self._services, return_exceptions=True)
+        await cancel_all(*self._services)
         self._watch.stop()
         self._door.close()
         await self._presence.leave()

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from taskq.worker.cancelling import cancel_all
 from taskq.worker.promote import Listener
 from taskq.worker.schedule import SchedulerService, parts_of
 
@@ -50,9 +51,7 @@ async def _serve(app: TaskQ) -> int:
     log.info("Scheduler ready")
     stopping = loop.create_task(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-    for task in (serving, listening, stopping):
-        task.cancel()
-    await asyncio.gather(serving, listening, stopping, return_exceptions=True)
+    await cancel_all(serving, listening, stopping)
     await link.aclose()
     await app.aclose()
     log.info("Stopped")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from taskq import logs
 from taskq.broker import Broker
 from taskq.worker import heartbeat
+from taskq.worker.cancelling import cancel_all
 from taskq.worker.children import Child
 from taskq.worker.health import Health
 from taskq.worker.orphans import Orphans
@@ -108,9 +109,7 @@ class Supervisor:
             self._watch()
             self._pending = [task for task in self._pending if not task.done()]
             await self._pause()
-        for service in services:
-            service.cancel()
-        await asyncio.gather(*services, return_exceptions=True)
+        await cancel_all(*services)
         self._health.close()
         await self._link.aclose()
         log.info("Stopped: %d jobs done by this server's workers", self._jobs)

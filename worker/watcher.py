@@ -15,6 +15,7 @@ from redis import exceptions as rexc
 
 from taskq.broker.link import backoff_s, is_passing, pack
 from taskq.errors import BrokerUnavailable
+from taskq.worker.cancelling import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +103,7 @@ class Watcher:
 
     async def close(self) -> None:
         """End the task and the connection; `call` may have been carried out unheard."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_all(self._task)
         await self._drop()
 
     async def _drop(self) -> None:

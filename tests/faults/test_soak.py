@@ -1,8 +1,9 @@
 """A soak: steady load on several servers while something is struck every two seconds.
 
 TASKQ_SOAK_S seconds (default 40) at TASKQ_SOAK_RATE jobs/s (default 300), and on until
-TASKQ_SOAK_JOBS are sent (default none). 1,200 s at 834 are a million jobs. Redis writes its AOF always; it, its connections, servers and processes are killed,
-frozen and stopped, in an order that a seed fixes.
+TASKQ_SOAK_JOBS are sent (default none). 1,200 s at 834 are a million jobs. Redis writes its AOF
+always; it, its connections, servers and processes are killed, frozen and stopped, in an order that
+a seed fixes.
 """
 
 from __future__ import annotations

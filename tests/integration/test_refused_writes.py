@@ -1,8 +1,8 @@
 """A Redis that answers but refuses to write: nothing is taken for done that was not written.
 
 A replica (READONLY), a master without replicas (NOREPLICAS, of `min-replicas-to-write`), one that
-cannot save a snapshot and one whose disk is too full for its AOF (both MISCONF) refuse each write by
-itself, also those inside scripts.
+cannot save a snapshot and one whose disk is too full for its AOF (both MISCONF) refuse each write
+by itself, also those inside scripts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ import os, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 os.execv({program!r}, [{program!r}, *sys.argv[1:]])
 """
-"""A server that may write no further gets an error for it, as on a full disk, instead of a signal."""
+"""A server that may write no further gets an error, as on a full disk, instead of a signal."""
 
 
 @pytest.fixture(params=["readonly", "noreplicas", "misconf", "full disk"])
