@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 AppModule = Callable[..., ModuleType]
 
+# Hundreds of processes start in these tests: where nothing is cached, each of them compiles all
+# that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

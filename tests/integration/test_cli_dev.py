@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from taskq.cli.dev import _redis
 from taskq.cli.dev_reload import Reloads
+from taskq.settings import DEV_FILE
 from tests.engine import descendants
 from tests.support import ROOT, wait_until
 
@@ -88,6 +90,25 @@ def test_a_script_in_a_second_terminal_finds_it(folder: Path, dev: subprocess.Po
     assert all("|" in line for line in output.splitlines()), output
     assert not file.exists()
     wait_until(lambda: not socket.exists(), 5)
+
+
+def test_its_address_appears_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script in a second terminal may look at any moment."""
+    monkeypatch.chdir(folder)
+    seen: list[tuple[bool, str]] = []
+    move = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == DEV_FILE:
+            seen.append((target.exists(), json.loads(self.read_text())["url"]))
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with _redis() as url:
+        assert seen == [(False, url)]  # there was nothing before it was there to the last byte
+        assert json.loads(DEV_FILE.read_text())["url"] == url
+        assert sorted(path.name for path in DEV_FILE.parent.iterdir()) == [".gitignore", "dev.json"]
+    assert not DEV_FILE.exists()
 
 
 @pytest.mark.timeout(300)

@@ -14,8 +14,10 @@ import redis
 from taskq.broker.client import Broker
 from taskq.broker.scripts import script as find_script
 from taskq.embedded import EmbeddedRedis
+from taskq.worker.presence import Presence
 from tests.conftest import AppModule
 from tests.engine import Engine, Proxy, drained, misplaced
+from tests.inprocess import work
 from tests.support import LEDGER, Ledger, wait_until
 
 APP = (
@@ -117,6 +119,28 @@ def test_a_cancellation_that_nobody_heard_is_looked_up(app, target, worker, redi
     redis_client.client_kill_filter(_type="pubsub")
     assert running.cancel()
     wait_until(lambda: running.status() == "canceled", 5)
+
+
+def test_one_of_a_job_that_was_on_its_way_then_is_found_at_a_second_look(
+    app, redis_url, redis_client, monkeypatch: pytest.MonkeyPatch
+):
+    looks: list[Presence] = []
+    look = Presence.canceled
+
+    async def without_it_at_first(presence: Presence) -> list[str]:
+        looks.append(presence)
+        return await look(presence) if len(looks) > 1 else []
+
+    monkeypatch.setattr(Presence, "canceled", without_it_at_first)
+    running = app.slow.options(timeout=None).delay(1, 60)
+
+    def canceled() -> bool:
+        if looks and running.status() == "started":  # nobody listens to this one
+            redis_client.hset(f"rq:job:{running.id}", "tq_cancel", 1)
+        return running.status() == "canceled"
+
+    work(app.queue, redis_url, canceled, limit_s=10)
+    assert len(looks) == 2
 
 
 def test_every_connection_is_killed_again_and_again(app, target, worker, ledger, redis_client):

@@ -95,7 +95,7 @@ async def test_the_same_job_may_run_again_here_while_its_abandoned_run_goes_on()
         return "first"
 
     async def again() -> str:
-        await asyncio.sleep(0.02)
+        await until(lambda: runner.runner.stuck == 0)  # the first one's late end has come
         return "second"
 
     runner.submit(waits_on, "one", 0.05)

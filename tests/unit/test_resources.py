@@ -16,7 +16,7 @@ from taskq import ConfigError, Depends, TaskQ, TaskQError
 from taskq.depends import Need, needs_of
 from taskq.resources import Resources, standing_alone
 from tests.fake_broker import FakeBroker, app_with
-from tests.support import until
+from tests.support import until, wait_until
 
 
 def made_app() -> TaskQ:
@@ -30,35 +30,56 @@ def need_of(make: Callable[..., Any]) -> Need:
 
 
 class Maker:
-    """Makes numbers, slowly, and notes what happens to them."""
+    """Makes numbers, each when `ready` says so, and notes what happens to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ready: Callable[[], bool] = lambda: True) -> None:
+        self._ready = ready
         self.events: list[str] = []
         self.threads: list[threading.Thread] = []
         self._numbers = itertools.count()
 
     def plain(self) -> Iterator[int]:
         self.threads.append(threading.current_thread())
-        time.sleep(0.02)
+        wait_until(self._ready)
         number = next(self._numbers)
         yield number
         self.events.append(f"close plain {number}")
 
     async def coroutine(self) -> AsyncIterator[int]:
         self.threads.append(threading.current_thread())
-        await asyncio.sleep(0.02)
+        await until(self._ready)
         number = next(self._numbers)
         yield number
         self.events.append(f"close coroutine {number}")
 
 
+class Asking:
+    """Who asks for a value, counted, so that it is made when all of them are there."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._there: list[int] = []
+
+    def all_there(self) -> bool:
+        return len(self._there) >= self._count
+
+    async def on_loop(self, resources: Resources, need: Need) -> Any:
+        self._there.append(1)
+        return await resources.aobtain(need)
+
+    def in_thread(self, resources: Resources, need: Need) -> Any:
+        self._there.append(1)
+        return resources.obtain(need)
+
+
 @pytest.mark.parametrize("name", ["plain", "coroutine"])
 async def test_one_value_for_all_threads_and_coroutines_that_ask_at_the_same_time(name):
-    maker, resources = Maker(), Resources(made_app())
+    asking = Asking(25)
+    maker, resources = Maker(asking.all_there), Resources(made_app())
     await resources.start()
     need = need_of(getattr(maker, name))
-    asks = [resources.aobtain(need) for _ in range(20)]
-    asks += [asyncio.to_thread(resources.obtain, need) for _ in range(5)]
+    asks = [asking.on_loop(resources, need) for _ in range(20)]
+    asks += [asyncio.to_thread(asking.in_thread, resources, need) for _ in range(5)]
     assert await asyncio.gather(*asks) == [0] * 25
     assert len(maker.threads) == 1
     assert (maker.threads[0] is threading.current_thread()) == (name == "coroutine")
@@ -69,18 +90,19 @@ async def test_one_value_for_all_threads_and_coroutines_that_ask_at_the_same_tim
 
 async def test_what_fails_fails_those_who_wait_and_is_tried_again():
     resources = Resources(made_app())
+    asking = Asking(3)
     tries = itertools.count(1)
 
     def flaky() -> int:
         number = next(tries)
-        time.sleep(0.02)
+        wait_until(asking.all_there)
         if number == 1:
             raise OSError("not yet")
         return number
 
     need = need_of(flaky)
     found = await asyncio.gather(
-        *(resources.aobtain(need) for _ in range(3)), return_exceptions=True
+        *(asking.on_loop(resources, need) for _ in range(3)), return_exceptions=True
     )
     assert [str(one) for one in found] == ["not yet"] * 3
     assert await resources.aobtain(need) == 2
@@ -114,12 +136,14 @@ def _caught(fn: Callable[[], Any]) -> Any:
 
 
 async def test_who_asked_first_may_be_cancelled_and_the_others_get_the_value():
-    maker, resources = Maker(), Resources(made_app())
+    cancelled = asyncio.Event()
+    maker, resources = Maker(cancelled.is_set), Resources(made_app())
     need = need_of(maker.coroutine)
     first = asyncio.ensure_future(resources.aobtain(need))
     other = asyncio.ensure_future(resources.aobtain(need))
     await until(lambda: bool(maker.threads))
     first.cancel()
+    cancelled.set()
     assert await other == 0
     assert first.cancelled()
     await resources.stop()

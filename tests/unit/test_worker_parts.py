@@ -24,7 +24,7 @@ from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
 from taskq.worker.tally import Tally, Waits
 from taskq.worker.thread_runner import ThreadRunner
-from tests.support import until
+from tests.support import time_passes, until
 
 
 def claim_of(
@@ -436,8 +436,8 @@ async def test_what_is_taken_back_never_runs_and_the_rest_does():
 async def test_a_limit_never_hits_the_next_job_of_the_thread():
     runner = Runner(2)
     total = 200
-    for n in range(total):
-        runner.threads.submit(claim_of(lambda: time.sleep(0.01), job_id=str(n), deadline=0.0102))
+    for n in range(total):  # their ends and their limits meet, at any step of either
+        runner.threads.submit(claim_of(lambda: time_passes(0.01), job_id=str(n), deadline=0.0102))
     await runner.until(total, limits=True)
     for n in range(200):
         runner.threads.submit(claim_of(lambda: sum(range(2000)), job_id=f"ok{n}"))
