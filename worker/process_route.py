@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from taskq.inspector.peek import task_of
 from taskq.notify import DELIVER
+from taskq.serializers.peek import task_of
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from taskq.terminal import safe
 
 if TYPE_CHECKING:
-    from taskq.inspector.peek import Peeked
+    from taskq.serializers.peek import Peeked
 
 MAX_SHOWN = 2_000
 """Characters of a value; `--json` gives all of it."""

@@ -19,7 +19,6 @@ from taskq.inspector.glimpse import Glimpse, glimpse
 from taskq.inspector.jobs import Criteria, JobList, find
 from taskq.inspector.overview import Overview, QueueInfo, WorkerInfo, overview, queue_info
 from taskq.inspector.paging import JobPage, page
-from taskq.inspector.peek import Peeked
 from taskq.inspector.query import Inspector, Query
 from taskq.inspector.rates import Rates, rates
 from taskq.inspector.results import ResultEntry
@@ -30,6 +29,7 @@ from taskq.inspector.statistics import FailureGroup, Point, Series, failure_grou
 from taskq.inspector.steps import StepRow
 from taskq.inspector.story import JobStory, story
 from taskq.progress import Progress
+from taskq.serializers.peek import Peeked
 
 __all__ = [
     "ALL",

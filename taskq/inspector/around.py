@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskq.inspector.peek import Peeked, peek
 from taskq.inspector.query import Query
 from taskq.inspector.rows import JobRow, listed
 from taskq.inspector.values import count, fields, items, moment, raw, text
 from taskq.keys import Keys
+from taskq.serializers.peek import Peeked, peek
 
 MAX_SHOWN = 20
 MAX_VALUE_BYTES = 20_000

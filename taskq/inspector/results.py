@@ -9,8 +9,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from taskq.inspector.peek import Peeked, peek
 from taskq.inspector.values import items, number, text, whole
+from taskq.serializers.peek import Peeked, peek
 
 _KINDS = {1: "finished", 2: "failed", 3: "stopped", 4: "retried", 5: "failed"}
 MAX_TRACEBACK = 1_000_000

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from taskq.inspector.peek import task_of
 from taskq.inspector.query import Query
 from taskq.inspector.results import ResultEntry, read_entries
 from taskq.inspector.values import count, fields, moment, raw, text, whole
 from taskq.keys import Keys
+from taskq.serializers.peek import task_of
 from taskq.states import Status
 
 PAGE = 200

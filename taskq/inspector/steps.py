@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from taskq.inspector.peek import Peeked, peek
 from taskq.inspector.query import Query
 from taskq.inspector.values import count, items, number, raw, text, whole
 from taskq.keys import Keys
+from taskq.serializers.peek import Peeked, peek
 
 MAX_STEPS = 200
 """Steps that are read: the last ones."""

@@ -6,7 +6,6 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from taskq.inspector.peek import MAX_BYTES, Peeked, peek
 from taskq.inspector.query import Query
 from taskq.inspector.results import MAX_TRACEBACK, ResultEntry, read_entries
 from taskq.inspector.rows import JobRow, listed
@@ -14,6 +13,7 @@ from taskq.inspector.steps import StepRow, steps
 from taskq.inspector.values import count, fields, items, number, raw, text
 from taskq.keys import Keys
 from taskq.progress import FIELD, Progress, parse_progress
+from taskq.serializers.peek import MAX_BYTES, Peeked, peek
 from taskq.states import Status
 
 MAX_ENTRIES = 10

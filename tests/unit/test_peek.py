@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskq.cli.values import call_text, data, value_text
-from taskq.inspector.peek import MAX_BYTES, peek, task_of
 from taskq.inspector.results import read_entries
 from taskq.serializers import Codec
+from taskq.serializers.peek import MAX_BYTES, peek, task_of
 
 CALL = ["shop.images.thumbnail", None, ["a.png"], {"size": 64}]
 
