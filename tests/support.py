@@ -166,6 +166,10 @@ class WorkerProcess:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            log = self.log()
+            self.signal(signal.SIGQUIT)  # its processes write their stacks
+            with suppress(AssertionError):
+                wait_until(lambda: "Stack for" in self.log()[len(log) :], 2)
             raise AssertionError(
                 f"The worker did not end within {timeout:g} s:\n{self.log()}"
             ) from None

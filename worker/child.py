@@ -128,6 +128,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     runtime = Runtime(app, settings, uid, table)
     loop.add_signal_handler(signal.SIGTERM, runtime.stop)
+    loop.add_signal_handler(signal.SIGQUIT, _show_tasks)
+    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)  # and then those
     control.setblocking(False)
 
     def heard() -> None:
@@ -155,6 +157,13 @@ async def _serve(
     if why == "lifespan":
         return EXIT_APP
     return EXIT_REPLACE if why in {"jobs", "memory", "fenced", "stuck", "failed"} else EXIT_OK
+
+
+def _show_tasks() -> None:
+    """Where each coroutine stands: the stacks of threads say only that the loop waits."""
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=8, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _tell(control: socket.socket, message: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ It starts the children, keeps their leases alive by its heartbeats (a child whos
 interpreter is held by one long regular expression cannot), sweeps for jobs of dead
 workers, kills a child that is stuck past a time limit, gives a dead child's jobs
 back at once, and replaces it. TERM and INT drain, twice is now; HUP replaces the
-children one by one; QUIT prints their stacks. As PID 1 it reaps.
+children one by one; QUIT prints their stacks and those of their coroutines. As PID 1 it reaps.
 """
 
 from __future__ import annotations

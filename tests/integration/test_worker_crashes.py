@@ -304,10 +304,13 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_quit_prints_stacks_and_goes_on(app, target, worker):
+def test_quit_prints_stacks_of_threads_and_coroutines_and_goes_on(app, target, worker):
     process = worker(target)
-    process.signal(signal.SIGQUIT)
-    process.wait_for_log("most recent call first")
+    for _ in range(2):
+        seen = len(process.log())
+        process.signal(signal.SIGQUIT)
+        wait_until(lambda seen=seen: "most recent call first" in process.log()[seen:])
+        wait_until(lambda seen=seen: "Stack for <Task" in process.log()[seen:])
     assert app.number.delay(3).result(timeout=10) == 3
 
 
