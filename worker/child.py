@@ -128,8 +128,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     runtime = Runtime(app, settings, uid, table)
     loop.add_signal_handler(signal.SIGTERM, runtime.stop)
+    faulthandler.unregister(signal.SIGQUIT)  # else it would not see the handler to go on to
     loop.add_signal_handler(signal.SIGQUIT, _show_tasks)
-    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)  # and then those
+    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
     control.setblocking(False)
 
     def heard() -> None:
