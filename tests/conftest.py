@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from taskq.embedded import EmbeddedRedis, find_server, packaged_servers
+from tests.standing import MARK, Standing
 from tests.support import Ledger, WorkerStarter
 
 if TYPE_CHECKING:
@@ -85,10 +86,32 @@ def redis_server(_server: EmbeddedRedis, _admin: redis.Redis) -> EmbeddedRedis:
     return _server
 
 
+@pytest.fixture(scope="module")
+def _standing_of_module(
+    _server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Standing]:
+    made = Standing(_server.url, tmp_path_factory.mktemp("standing", numbered=True))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def redis_url(redis_server: EmbeddedRedis) -> str:
+def _standing(request: pytest.FixtureRequest) -> Iterator[Standing | None]:
+    """What a test that is marked `standing` shares with its module; else None."""
+    if request.node.get_closest_marker(MARK) is None:
+        yield None
+        return
+    request.getfixturevalue("redis_server")
+    shared: Standing = request.getfixturevalue("_standing_of_module")
+    shared.begin()
+    yield shared
+    shared.tidy()
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis, _standing: Standing | None) -> str:
     """Its unix socket."""
-    return redis_server.url
+    return redis_server.url if _standing is None else _standing.url
 
 
 @pytest.fixture
@@ -115,13 +138,19 @@ def broker(redis_url: str) -> Iterator[Broker]:
 
 @pytest.fixture
 def app_module(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    _standing: Standing | None,
 ) -> Iterator[AppModule]:
     """Write a module, import it here, and let workers import it: `app_module(source).queue`.
 
     Names are unique to the test; `app_module(source, name="shop_tasks")` sets one. For a
     worker: `worker(f"{module.__name__}:queue")`.
     """
+    if _standing is not None:
+        yield _standing.module
+        return
     made: list[str] = []
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -156,14 +185,19 @@ def target(app: ModuleType) -> str:
 
 
 @pytest.fixture
-def ledger(app: ModuleType, tmp_path: Path) -> Ledger:
+def ledger(app: ModuleType, tmp_path: Path, _standing: Standing | None) -> Ledger:
     """What its tasks write with `note`; their `APP` begins with `tests.support.LEDGER`."""
-    return Ledger(tmp_path / "ledger.txt")
+    return Ledger(tmp_path / "ledger.txt") if _standing is None else _standing.ledger
 
 
 @pytest.fixture
-def worker(redis_url: str, tmp_path: Path, redis_client: redis.Redis) -> Iterator[WorkerStarter]:
+def worker(
+    redis_url: str, tmp_path: Path, redis_client: redis.Redis, _standing: Standing | None
+) -> Iterator[WorkerStarter | Standing]:
     """Starts real `taskq worker` processes: `worker("module:queue", "--burst")`."""
+    if _standing is not None:
+        yield _standing
+        return
     starter = WorkerStarter(redis_url, tmp_path, lambda: int(redis_client.scard("rq:workers")))
     yield starter
     starter.close()

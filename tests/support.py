@@ -123,6 +123,7 @@ class WorkerProcess:
         self.arguments = list(arguments)
         self.env = dict(env)
         self.log_path = log_path
+        self._log_from = 0
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "taskq", "worker", *arguments],
@@ -145,8 +146,12 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def log(self) -> str:
-        """All output so far."""
-        return self.log_path.read_text(errors="replace")
+        """All output so far, or since `forget_log`."""
+        return self.log_path.read_text(errors="replace")[self._log_from :]
+
+    def forget_log(self) -> None:
+        """What it has said until now is of no interest."""
+        self._log_from += len(self.log())
 
     def wait_for_log(self, text: str, timeout: float = 10.0) -> str:
         """Wait until the output contains `text`; returns the output."""

@@ -299,6 +299,7 @@ def steps_key(job_id: str) -> str:
     return f"taskq:steps:{job_id}"
 
 
+@pytest.mark.standing
 def test_steps_of_every_kind(app, target, worker: WorkerStarter, ledger, redis_client):
     worker(target)
     handle = app.every_way.delay()
@@ -476,6 +477,7 @@ def test_progress_ends_a_row_of_crashes(app, target, worker, ledger):
     assert ledger.count("crash") == 3, "the two before had a step after them"
 
 
+@pytest.mark.standing
 def test_a_job_process_that_dies_costs_a_try(app, target, worker, ledger):
     worker(target)
     one, message = app.with_children.delay().result(timeout=30)
@@ -491,6 +493,7 @@ def test_at_most_once(app, target, worker):
     assert "redeliver=False" in app.once_only.delay("later", True).result(timeout=30)
 
 
+@pytest.mark.standing
 def test_time_limits(app, target, worker, ledger, redis_client):
     process = worker(target)
     for kind in ("thread", "asyncio"):
@@ -523,6 +526,7 @@ def test_a_stopping_worker_begins_no_further_step(app, target, worker, ledger, r
     assert redis_client.hget(f"rq:job:{long.id}", "tq_crashes") is None
 
 
+@pytest.mark.standing
 def test_a_retry_that_is_far_away_is_a_timer(app, target, worker, ledger, redis_client):
     worker(target)
     handle = app.slow_retry.delay()
@@ -531,6 +535,7 @@ def test_a_retry_that_is_far_away_is_a_timer(app, target, worker, ledger, redis_
     assert ledger.count("flaky slow") == 2
 
 
+@pytest.mark.standing
 def test_limits_of_size(app, target, worker, redis_client):
     worker(target)
     with pytest.raises(JobFailed, match=r"text\(\): the step's result is 2,000,0\d\d bytes"):
@@ -610,6 +615,7 @@ def wake(client: redis.Redis, job_id: str) -> None:
     client.publish("taskq:wake", "default")
 
 
+@pytest.mark.standing
 def test_a_timer_is_over_when_somebody_moves_the_job(
     app: ModuleType, target, worker, redis_client, ledger
 ):

@@ -196,6 +196,7 @@ def ready(app: ModuleType, target: str, worker: WorkerStarter) -> ModuleType:
 
 
 class TestStream:
+    @pytest.mark.standing
     def test_what_is_yielded_and_the_result(self, ready: ModuleType) -> None:
         handle = ready.count.delay(2_500)
         assert list(handle.stream(timeout=10)) == list(range(2_500))
@@ -203,11 +204,13 @@ class TestStream:
         assert list(handle.stream()) == list(range(2_500)), "again, from the start, after its end"
         assert list(ready.count.handle(handle.id).stream()) == list(range(2_500))
 
+    @pytest.mark.standing
     def test_an_async_generator(self, ready: ModuleType) -> None:
         handle = ready.acount.delay(300)
         assert list(handle.stream(timeout=10)) == list(range(300))
         assert handle.result(timeout=5) is None
 
+    @pytest.mark.standing
     def test_models_go_through_the_serializer(self, ready: ModuleType) -> None:
         handle = ready.points.delay()
         stream = iter(handle.stream(timeout=10))
@@ -216,6 +219,7 @@ class TestStream:
         assert next(stream) == ready.Point(2)
         assert handle.result(timeout=5) == ready.Point(3)
 
+    @pytest.mark.standing
     async def test_many_are_read_in_one_event_loop(self, ready: ModuleType) -> None:
         handles = [await ready.count.adelay(n) for n in range(100)]
 
@@ -225,6 +229,7 @@ class TestStream:
         assert all(await asyncio.gather(*(read(n) for n in range(100))))
         await ready.queue.aclose()
 
+    @pytest.mark.standing
     def test_iterating_on_and_in_another_process(self, ready: ModuleType) -> None:
         handle = ready.count.delay(10)
         stream = handle.stream(timeout=10)
@@ -234,6 +239,7 @@ class TestStream:
         assert next(iter(handle.stream(after=stream.position))) == 4
         assert list(stream) == [4, 5, 6, 7, 8, 9]
 
+    @pytest.mark.standing
     def test_nothing_comes(self, ready: ModuleType) -> None:
         handle = ready.talk.delay()
         stream = handle.stream(timeout=0.3)
@@ -243,12 +249,14 @@ class TestStream:
         with pytest.raises(JobCanceled):
             list(handle.stream(timeout=10))
 
+    @pytest.mark.standing
     def test_no_such_job(self, ready: ModuleType) -> None:
         with pytest.raises(JobNotFound):
             list(ready.count.handle("nobody").stream())
         with pytest.raises(JobNotFound, match="Nothing was sent"):
             ready.talk.handle("nobody").send("x")
 
+    @pytest.mark.standing
     def test_what_is_kept_is_bounded(self, ready: ModuleType, redis_client: redis.Redis) -> None:
         handle = ready.long.delay(3_000)
         assert handle.result(timeout=10) is None
@@ -258,11 +266,13 @@ class TestStream:
         assert values[-50:] == list(range(2_950, 3_000))
         assert stream.missed == 3_000 - len(values)
 
+    @pytest.mark.standing
     def test_bytes_are_bounded(self, ready: ModuleType, redis_client: redis.Redis) -> None:
         handle = ready.big.delay(400)
         assert handle.result(timeout=15) is None
         assert redis_client.memory_usage(f"taskq:stream:{handle.id}") < 30_000_000
 
+    @pytest.mark.standing
     def test_the_stream_lives_as_long_as_the_result(
         self, ready: ModuleType, redis_client: redis.Redis
     ) -> None:
@@ -275,6 +285,7 @@ class TestStream:
 
 
 class TestConversation:
+    @pytest.mark.standing
     @pytest.mark.parametrize("name", ["talk", "atalk"])
     def test_send_and_throw(self, ready: ModuleType, name: str) -> None:
         handle = getattr(ready, name).delay()
@@ -293,6 +304,7 @@ class TestConversation:
         assert result == ["a", "ValueError b", "KeyError "]
         assert handle.send("too late") is False
 
+    @pytest.mark.standing
     def test_an_exception_of_another_class(self, ready: ModuleType) -> None:
         handle = ready.talk.delay()
         handle.throw(JobCanceled("why not"))
@@ -311,17 +323,20 @@ class TestConversation:
         worker(target)
         assert handle.result(timeout=10)[-1] == "KeyError 'end'"
 
+    @pytest.mark.standing
     @pytest.mark.parametrize("name", ["impatient", "aimpatient"])
     def test_receive_has_a_time_limit(self, ready: ModuleType, name: str) -> None:
         handle = getattr(ready, name).delay()
         assert list(handle.stream(timeout=10)) == ["nothing was sent within 0.1 s"]
 
+    @pytest.mark.standing
     @pytest.mark.parametrize("name", ["whoami", "awhoami"])
     def test_each_has_its_own_context(self, ready: ModuleType, name: str) -> None:
         handles = [getattr(ready, name).delay(n) for n in range(50)]
         for handle in handles:
             assert list(handle.stream(timeout=10)) == [True] * 20
 
+    @pytest.mark.standing
     async def test_in_asyncio(self, ready: ModuleType) -> None:
         handle = await ready.atalk.adelay()
         words = []
@@ -336,6 +351,7 @@ class TestConversation:
 
 
 class TestEnds:
+    @pytest.mark.standing
     def test_a_value_that_cannot_be_carried(self, ready: ModuleType) -> None:
         handle = ready.unfit.delay()
         values: list[object] = []
@@ -344,12 +360,14 @@ class TestEnds:
         assert values == [1]
         assert "yield object()" in failed.value.traceback
 
+    @pytest.mark.standing
     def test_a_failure_comes_after_what_was_yielded(self, ready: ModuleType) -> None:
         values: list[int] = []
         with pytest.raises(JobFailed, match="no more"):
             values.extend(ready.fails_after.delay(3).stream(timeout=10))
         assert values == [0, 1, 2]
 
+    @pytest.mark.standing
     def test_a_retry_begins_the_stream_anew(self, ready: ModuleType, ledger: Ledger) -> None:
         handle = ready.second_time.delay(3)
         seen: list[str] = []
@@ -366,6 +384,7 @@ class TestEnds:
         assert list(handle.stream()) == ["2.0", "2.1", "2.2"], "a late reader sees what counts"
         assert handle.result() == 2
 
+    @pytest.mark.standing
     @pytest.mark.parametrize("how", ["yields", "waits", "spins", "sleeps"])
     def test_the_time_limit(self, ready: ModuleType, ledger: Ledger, how: str) -> None:
         beside = ready.slow.delay(30, 0.02)
@@ -375,6 +394,7 @@ class TestEnds:
         wait_until(lambda: ledger.count(f"finally {how}"))
         assert list(beside.stream(timeout=10)) == list(range(30))
 
+    @pytest.mark.standing
     @pytest.mark.parametrize("how", ["yields", "waits"])
     def test_the_time_limit_of_an_async_one(
         self, ready: ModuleType, ledger: Ledger, how: str
@@ -383,6 +403,7 @@ class TestEnds:
             ready.aendless.delay(how).result(timeout=5)
         assert ledger.count(f"finally {how}") == 1
 
+    @pytest.mark.standing
     def test_cancel_closes_it(self, ready: ModuleType, ledger: Ledger) -> None:
         handle = ready.slow.delay(10_000)
         stream = iter(handle.stream(timeout=10))
@@ -446,6 +467,7 @@ class TestReaders:
         finally:
             proxy.close()
 
+    @pytest.mark.standing
     def test_a_task_that_waits_for_its_reader(self, ready: ModuleType, ledger: Ledger) -> None:
         handle = ready.careful.delay(100)
         wait_until(lambda: len(ledger.numbers()) == 10)
@@ -455,6 +477,7 @@ class TestReaders:
             assert len(ledger.numbers()) <= value + 1 + 10 + 1
         assert seen == list(range(100))
 
+    @pytest.mark.standing
     async def test_a_slow_reader_is_not_flooded(self, ready: ModuleType) -> None:
         handle = await ready.count.adelay(9_000)
         got = 0

@@ -159,6 +159,7 @@ def told(ledger: Ledger) -> Told:
 # -- callbacks -------------------------------------------------------------------------------
 
 
+@pytest.mark.standing
 @pytest.mark.parametrize("name", ["divide", "adivide"])
 def test_a_callback_is_told_of_the_result(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter, name: str
@@ -175,6 +176,7 @@ def test_a_callback_is_told_of_the_result(
     assert told.all("bad") == []
 
 
+@pytest.mark.standing
 def test_callbacks_of_all_kinds_of_ends(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter
 ) -> None:
@@ -207,6 +209,7 @@ def test_callbacks_of_all_kinds_of_ends(
     assert {said["id"] for said in told.all("bad")} == ended_badly
 
 
+@pytest.mark.standing
 @pytest.mark.timeout(60)
 def test_callbacks_of_jobs_in_child_processes(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter
@@ -244,6 +247,7 @@ def test_a_job_whose_worker_dies_has_failed(
     assert word in said["message"]
 
 
+@pytest.mark.standing
 def test_a_result_that_nobody_asked_for_need_not_be_stored(
     app: ModuleType, target: str, told: Told, worker: WorkerStarter
 ) -> None:
@@ -405,6 +409,7 @@ def test_killed_at_any_moment_each_end_is_told_once(
 # -- in the caller's process -----------------------------------------------------------------
 
 
+@pytest.mark.standing
 def test_every_way_in_every_mode(app: ModuleType, target: str, worker: WorkerStarter) -> None:
     worker(target)
     for task in (app.divide, app.adivide):
@@ -499,6 +504,7 @@ def test_a_webhook_of_a_failure(app: ModuleType, target: str, worker: WorkerStar
         assert "ours" not in key
 
 
+@pytest.mark.standing
 @pytest.mark.usefixtures("_soon")
 def test_a_redirect_is_not_followed_and_a_failure_is_kept(
     app: ModuleType, target: str, worker: WorkerStarter

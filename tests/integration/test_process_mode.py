@@ -206,6 +206,7 @@ def test_jobs_run_in_a_child_each_in_its_own_context(app, target, worker, ledger
     assert ledger.count(f"lifespan {first['pid']}") == ledger.count(f"closed {first['pid']}") == 1
 
 
+@pytest.mark.standing
 def test_current_job_progress_and_logs(app, target, worker, redis_client):
     process = worker(target, "--pool", "1")
     handle = app.about.delay()
@@ -216,6 +217,7 @@ def test_current_job_progress_and_logs(app, target, worker, redis_client):
     assert f"WARNING taskq.shop: in the job job_id={handle.id} task={app.about.name}" in log
 
 
+@pytest.mark.standing
 def test_whatever_the_code_raises_is_told(app, target, worker):
     worker(target, "--pool", "1")
     for how in ("SystemExit", "KeyboardInterrupt", "MemoryError", "RecursionError"):
@@ -243,6 +245,7 @@ def test_a_crash_hurts_only_that_job(app, target, worker, ledger, redis_client):
     assert "starting another" not in process.log()
 
 
+@pytest.mark.standing
 def test_at_most_once_fails_at_once_and_others_run_again(app, target, worker, ledger):
     worker(target, "--pool", "1")
     assert app.dies_once.delay().result(timeout=10) == 2
@@ -253,6 +256,7 @@ def test_at_most_once_fails_at_once_and_others_run_again(app, target, worker, le
     assert ledger.count("once") == 1
 
 
+@pytest.mark.standing
 @pytest.mark.parametrize("how", ["python", "swallow", "sleep", "regex", "C"])
 def test_a_time_limit_holds_for_any_code(app, target, worker, ledger, how):
     worker(target, "--pool", "1")
@@ -270,6 +274,7 @@ def test_a_time_limit_holds_for_any_code(app, target, worker, ledger, how):
     assert app.add.delay(2).result(timeout=10) == 2
 
 
+@pytest.mark.standing
 @pytest.mark.timeout(60)
 def test_over_the_limit_is_retried(app, target, worker):
     worker(target, "--pool", "1")
@@ -313,6 +318,7 @@ def test_a_killed_child_costs_no_other_job(app, target, worker, ledger, redis_cl
     assert redis_client.hget(f"rq:job:{first.id}", "tq_crashes") == b"1"
 
 
+@pytest.mark.standing
 def test_jobs_sent_ahead_count_no_crash_and_no_limit(app, target, worker, redis_client):
     """They lie in the process that dies, and in the one that is struck, but have not begun."""
     worker(target, "--pool", "1")

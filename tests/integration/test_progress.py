@@ -83,6 +83,7 @@ def test_progress_as_text() -> None:
     assert progress_text(Progress(-1, 4), bar=True).startswith(f"[{'.' * 30}]  0 %")
 
 
+@pytest.mark.standing
 def test_a_few_writes_a_second_however_often_it_is_told(
     app: ModuleType, target: str, worker: WorkerStarter, redis_client: redis.Redis
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_few_writes_a_second_however_often_it_is_told(
     assert 1 <= writes <= 6
 
 
+@pytest.mark.standing
 def test_a_handle_shows_it(app: ModuleType, target: str, worker: WorkerStarter) -> None:
     worker(target)
     handle = app.odd.delay()
@@ -165,6 +167,7 @@ def follow(redis_url: str) -> Iterator[Any]:
         one.close()
 
 
+@pytest.mark.standing
 def test_follow_on_a_terminal(
     app: ModuleType, target: str, worker: WorkerStarter, follow: Any
 ) -> None:
@@ -178,6 +181,7 @@ def test_follow_on_a_terminal(
     assert "done" in shown.seen.rpartition("result")[2]
 
 
+@pytest.mark.standing
 def test_follow_of_a_failure_as_json(
     app: ModuleType, target: str, worker: WorkerStarter, follow: Any
 ) -> None:
@@ -205,6 +209,7 @@ def test_job_shows_progress_and_callbacks(
     assert "50 %  1 of 2  half" in text
 
 
+@pytest.mark.standing
 def test_follow_ends_where_the_result_is_not_kept(
     app: ModuleType, target: str, worker: WorkerStarter, follow: Any
 ) -> None:

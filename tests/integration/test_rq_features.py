@@ -232,6 +232,7 @@ def test_a_failure_that_is_not_kept(
     assert any(redis_client.sismember(key, job.id) for key in redis_client.keys("taskq:done:*"))
 
 
+@pytest.mark.standing
 def test_time_limits_of_callbacks(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):
@@ -334,6 +335,7 @@ def test_repeats(
     nothing_left(redis_client)
 
 
+@pytest.mark.standing
 def test_returned_retry(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
 ):
@@ -433,6 +435,7 @@ def test_broken_records(
     assert process.stop() == 0
 
 
+@pytest.mark.standing
 def test_a_job_deleted_while_it_runs(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
 ):

@@ -166,6 +166,7 @@ def test_rq_info_shows_the_worker(
     assert process.running
 
 
+@pytest.mark.standing
 def test_ttls_of_results_and_failures(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):
@@ -193,6 +194,7 @@ def test_ttls_of_results_and_failures(
     assert failed_forever.id in FailedJobRegistry(queue=queue).get_job_ids()
 
 
+@pytest.mark.standing
 def test_a_ttl_does_not_delete_a_running_job(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):
@@ -203,6 +205,7 @@ def test_a_ttl_does_not_delete_a_running_job(
     ended(gone)
 
 
+@pytest.mark.standing
 def test_failures_are_told_as_rq_does(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):
@@ -222,6 +225,7 @@ def test_failures_are_told_as_rq_does(
     wait_until(lambda: len(Job.fetch(job.id, connection=redis_client).results()) == 2)
 
 
+@pytest.mark.standing
 @pytest.mark.parametrize("name", ["sleepy", "asleepy"])
 def test_time_limits(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, name: str
@@ -236,6 +240,7 @@ def test_time_limits(
     assert ended(free) == "finished"
 
 
+@pytest.mark.standing
 def test_the_current_job(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
 ):
@@ -252,6 +257,7 @@ def test_the_current_job(
     assert Job.fetch(other.id, connection=redis_client).return_value() == [other.id, [], {"b": {2}}]
 
 
+@pytest.mark.standing
 def test_retries(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
 ):

@@ -152,6 +152,7 @@ def test_both_modes_share_what_the_process_has_and_close_it_in_reverse(started, 
     assert "Traceback" not in started.log()
 
 
+@pytest.mark.standing
 @pytest.mark.parametrize(
     ("name", "given"),
     [("streams", "plain on pool 0"), ("streams_async", "session on bus over pool 0")],
@@ -173,6 +174,7 @@ def test_a_generator_has_its_dependencies_until_it_ends(started, app, ledger, na
     assert ledger.lines()[-1] == f"{name} plain closes"
 
 
+@pytest.mark.standing
 @pytest.mark.parametrize("name", ["waits_in_thread", "waits_on_loop"])
 def test_the_time_limit_includes_making_and_closes_what_was_made(started, app, ledger, name):
     with pytest.raises(TaskTimeout):
@@ -182,6 +184,7 @@ def test_the_time_limit_includes_making_and_closes_what_was_made(started, app, l
     assert "abandoned" not in started.log()
 
 
+@pytest.mark.standing
 def test_over_the_limit_in_a_thread_everything_closes(started, app, ledger):
     with pytest.raises(TaskTimeout):
         app.loops.delay().result(timeout=10)
@@ -192,6 +195,7 @@ def test_over_the_limit_in_a_thread_everything_closes(started, app, ledger):
     ]  # fmt: skip
 
 
+@pytest.mark.standing
 def test_a_canceled_job_closes_everything(started, app, ledger):
     job = app.sleeps.delay()
     wait_until(lambda: "sleeps" in ledger.lines())
@@ -214,6 +218,7 @@ def test_a_stop_closes_what_a_running_job_has_open_before_the_rest(worker, targe
     ]  # fmt: skip
 
 
+@pytest.mark.standing
 def test_errors_of_dependencies_are_errors_of_the_job(started, app, ledger, redis_client):
     assert app.patient.delay().result(timeout=10) == ["there", 3]
     with pytest.raises(JobFailed, match="SystemExit") as found:
@@ -227,6 +232,7 @@ def test_errors_of_dependencies_are_errors_of_the_job(started, app, ledger, redi
     assert app.on_loop.delay(1).result(timeout=10)[0] == 1  # the worker is as before
 
 
+@pytest.mark.standing
 def test_what_only_a_payload_can_bring_is_refused(started, app, redis_client):
     from rq import Queue
 
