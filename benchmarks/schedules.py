@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -22,10 +23,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
 from taskq import Cron, Every, TaskQ
+from taskq.calls import Call
 from taskq.embedded import EmbeddedRedis
 from taskq.schedules import changes
 from taskq.schedules.asking import run
@@ -43,6 +46,8 @@ def nothing(): ...
 """
 MISSED: list[str] = []
 BLOCKS, ROUNDS = 21, 100
+EACH_ONCE = 1_000
+FIRST_MS = 1_790_000_000_000 // 60_000 * 60_000
 
 
 def report(what: str, figure: str, goal: str, reached: bool) -> None:
@@ -71,7 +76,7 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def app_of(home: Path, url: str) -> tuple[TaskQ, object]:
+def app_of(home: Path, url: str) -> tuple[TaskQ, Call[Any]]:
     os.environ["TASKQ_REDIS_URL"] = url
     (home / "bench_app.py").write_text(APP)
     sys.path.insert(0, str(home))
@@ -82,7 +87,7 @@ def app_of(home: Path, url: str) -> tuple[TaskQ, object]:
     return bench_app.queue, bench_app.nothing.call()
 
 
-def fill(app: TaskQ, call: object, count: int, terms: Terms, at_ms: int) -> None:
+def fill(app: TaskQ, call: Call[Any], count: int, terms: Terms, at_ms: int) -> None:
     """Make schedules; the job is prepared once, the names are in it only where it is signed."""
     template = prepare(app, "bench", "s", call)
     for start in range(0, count, 10_000):
@@ -139,51 +144,80 @@ def late(home: Path, url: str, client: redis.Redis) -> None:
     app.close()
 
 
-def many(home: Path, url: str, client: redis.Redis) -> None:
-    """The cost of a firing beside 1,000 and beside 1,000,000 that are not due."""
-    app, call = app_of(home, url)
-    far = Terms(Cron("0 0 1 1 *"))
-    costs: dict[int, tuple[float, float]] = {}
-    for count in (1_000, 1_000_000):
-        fill(app, call, 1, far, 1_780_000_000_000)
+class Beside:
+    """A server with schedules that are not due, and others beside them that are fired."""
+
+    def __init__(self, home: Path, url: str, client: redis.Redis, count: int) -> None:
+        self.app, self.call = app_of(home, url)
+        self.client = client
+        self._firing = Firing(self.app.codec, self.app.broker.clock)
+        fill(self.app, self.call, 1, Terms(Cron("0 0 1 1 *")), 1_780_000_000_000)
         copies(client, count)
-        costs[count] = cost(app, call, client, f"one{count}")
+        self._put("again", "* * * * *", FIRST_MS + EACH_ONCE * 60_000)
+        for n in random.Random(4).sample(range(EACH_ONCE), EACH_ONCE):
+            due = time.gmtime(FIRST_MS // 1000 + n * 60)
+            once = f"{due.tm_min} {due.tm_hour} {due.tm_mday} {due.tm_mon} *"
+            self._put(f"once{n}", once, FIRST_MS + n * 60_000)
+        self.here: list[float] = []
+        self.inside: list[float] = []
+
+    def _put(self, name: str, cron: str, due_ms: int) -> None:
+        one = Entry(name, Terms(Cron(cron)), prepare(self.app, "bench", name, self.call))
+        run(self.app.broker, changes.put(self.app.broker.keys, [one], due_ms - 60_000))
+
+    def fire(self, at: range) -> None:
+        """Look once in each of these minutes, in which one is due; note what that took, in us."""
+        self.client.config_resetstat()
+        started = time.perf_counter()
+        for minute in at:
+            look = run(self.app.broker, self._firing.look(FIRST_MS + minute * 60_000))
+            assert look.fired == 1
+        self.here.append((time.perf_counter() - started) / len(at) * 1e6)
+        self.inside.append(self.client.info("commandstats")["cmdstat_evalsha"]["usec"] / len(at))
+
+
+def many(home: Path, url: str, client: redis.Redis) -> None:
+    """The cost of a firing beside 1,000 and beside 1,000,000 that are not due.
+
+    Of two servers in turn, block by block: what the machine does meanwhile is the same for both.
+    """
+    with EmbeddedRedis.start(port=0) as other, redis.Redis.from_url(other.url) as beside_few:
+        few = Beside(home, other.url, beside_few, 1_000)
+        lots = Beside(home, url, client, 1_000_000)
         size = client.info("memory")["used_memory"] / 1e6
-        print(f"{count:>9,} schedules: {size:,.0f} MB in Redis, one firing "
-              f"{costs[count][0]:.0f} us here and {costs[count][1]:.0f} us in Redis")  # fmt: skip
-    ratio = costs[1_000_000][1] / costs[1_000][1]
-    report("Redis's time for one firing, 1,000,000 : 1,000", f"{ratio:.2f}", "1.5", ratio < 1.5)
-    app.schedules.set("tick", call, Every(seconds=0.5))
+        print(f"1,000,000 schedules: {size:,.0f} MB in Redis")
+        minutes = range(EACH_ONCE + BLOCKS * ROUNDS)
+        for what, part in (
+            (f"{EACH_ONCE:,} schedules once each", minutes[:EACH_ONCE]),
+            (f"one schedule {BLOCKS * ROUNDS:,} times", minutes[EACH_ONCE:]),
+        ):
+            few.here, few.inside, lots.here, lots.inside = [], [], [], []
+            for start in range(0, len(part), ROUNDS):
+                for side in (few, lots):
+                    side.fire(part[start : start + ROUNDS])
+            inside, here = (
+                [statistics.median(found) for found in both]
+                for both in ((lots.inside, few.inside), (lots.here, few.here))
+            )
+            ratios = [a / b for a, b in zip(lots.inside, few.inside, strict=True)]
+            ratio = statistics.median(ratios)
+            print(f"{what}: {inside[0]:.0f} us in Redis ({inside[1]:.0f} beside 1,000), "
+                  f"{here[0]:.0f} in all ({here[1]:.0f}); ratio of {len(ratios)} pairs "
+                  f"{min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+            report(
+                "Redis's time for a firing, 1,000,000 : 1,000", f"{ratio:.2f}", "1.5", ratio < 1.5
+            )
+        few.app.close()
+    client.delete("rq:queue:default")
+    lots.app.schedules.remove("again")
+    lots.app.schedules.set("tick", lots.call, Every(seconds=0.5))
     with scheduler(home, url) as process:
         time.sleep(12)
         used = resident_mb(process.pid)
         fired = client.llen("rq:queue:default")
     report("memory of a scheduler beside 1,000,000", f"{used:.0f} MB", "80 MB", used < 80)
     report("what it fired meanwhile", str(fired), "> 5", fired > 5)
-    app.close()
-
-
-def cost(app: TaskQ, call: object, client: redis.Redis, name: str) -> tuple[float, float]:
-    """Microseconds for one firing, medians: of our time, and of Redis's."""
-    firing = Firing(app.codec, app.broker.clock)
-    now = 1_790_000_000_000
-    one = Entry(name, Terms(Cron("* * * * *")), prepare(app, "bench", name, call))
-    run(app.broker, changes.put(app.broker.keys, [one], now))
-    here: list[float] = []
-    inside: list[float] = []
-    n = 0
-    for _ in range(BLOCKS):  # what else runs on the machine hits some of them
-        client.config_resetstat()
-        started = time.perf_counter()
-        for _ in range(ROUNDS):
-            n += 1
-            look = run(app.broker, firing.look(now // 60_000 * 60_000 + n * 60_000))
-            assert look.fired == 1
-        here.append((time.perf_counter() - started) / ROUNDS * 1e6)
-        inside.append(client.info("commandstats")["cmdstat_evalsha"]["usec"] / ROUNDS)
-    app.schedules.remove(name)
-    client.delete("rq:queue:default")
-    return statistics.median(here), statistics.median(inside)
+    lots.app.close()
 
 
 def due(home: Path, url: str, _client: redis.Redis) -> None:
