@@ -2,10 +2,10 @@
 
     python -m benchmarks.rq_mode [JOBS]
 
-Three drains by one worker process each, of no-op jobs with their results stored:
-jobs of our own (JSON, `queue.enqueue`), jobs enqueued by stock RQ (pickle), and a queue in which
-one job in ten has a dependent, so that RQ's own code settles it: there the time until the other
-nine tenths are done.
+Drains by one worker process each, of no-op jobs with their results stored: jobs of our own
+(JSON, `queue.enqueue`), jobs enqueued by stock RQ (pickle), and two mixed queues. In one of those
+one job in ten is a dependent or has one, in the other one in ten has a success callback, so that
+RQ's own code settles it: there the time until the other nine tenths are done.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import redis
-from rq import Queue
+from rq import Callback, Queue
 
 from taskq import TaskQ
 from taskq.embedded import EmbeddedRedis
+
+if TYPE_CHECKING:
+    from rq.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 NOOP = "benchmarks.rq_mode.noop"
@@ -33,6 +37,20 @@ worker.work(burst=True, logging_level="ERROR")
 
 def noop() -> None:
     """The job."""
+
+
+def called(*_arguments: object) -> None:
+    """The callback."""
+
+
+def plain(count: int, **more: Any) -> list[Any]:
+    """What RQ's `enqueue_many` takes."""
+    return [Queue.prepare_data(NOOP, result_ttl=500, **more) for _ in range(count)]
+
+
+def ids_of(jobs: list[Job]) -> list[str]:
+    """Their ids."""
+    return [job.id for job in jobs]
 
 
 def drain(url: str, ids: list[str]) -> float:
@@ -68,22 +86,28 @@ def main() -> None:
         ids = [handle.id for handle in app.enqueue([task.call() for _ in range(count)])]
         ours = drain(url, ids)
 
-        data = [Queue.prepare_data(NOOP, result_ttl=500) for _ in range(count)]
-        ids = [job.id for part in range(0, count, 1000)
-               for job in queue.enqueue_many(data[part : part + 1000])]  # fmt: skip
+        ids = [
+            id_ for _ in range(0, count, 1000) for id_ in ids_of(queue.enqueue_many(plain(1000)))
+        ]
         pickled = drain(url, ids)
 
-        plain: list[str] = []
+        ids = []
         for _ in range(0, count, 1000):  # 900 plain ones, 50 parents and their 50 dependents
-            some = [Queue.prepare_data(NOOP, result_ttl=500) for _ in range(900)]
-            plain += [job.id for job in queue.enqueue_many(some)]
+            ids += ids_of(queue.enqueue_many(plain(900)))
             for _ in range(50):
                 queue.enqueue(NOOP, depends_on=queue.enqueue(NOOP))
-        mixed = drain(url, plain)
+        dependents = drain(url, ids)
+
+        ids = []
+        for _ in range(0, count, 100):
+            ids += ids_of(queue.enqueue_many(plain(90)))
+            queue.enqueue_many(plain(10, on_success=Callback("benchmarks.rq_mode.called")))
+        callbacks = drain(url, ids)
         app.close()
-    print(f"our own jobs             {ours:10,.0f}/s")
-    print(f"stock RQ's, pickled      {pickled:10,.0f}/s  {pickled / ours:6.2f} of ours")
-    print(f"90 % beside 10 % of RQ's {mixed:10,.0f}/s  {mixed / pickled:6.2f} of the pure rate")
+    print(f"our own jobs                      {ours:10,.0f}/s")
+    print(f"stock RQ's, pickled               {pickled:10,.0f}/s  {pickled / ours:6.2f} of ours")
+    for what, rate in (("dependents", dependents), ("callbacks", callbacks)):
+        print(f"90 % beside 10 % with {what}  {rate:10,.0f}/s  {rate / pickled:6.2f} of pickled")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import Context
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +16,43 @@ if TYPE_CHECKING:
 
 PLAIN = 3
 """Values that the reserve script gives for a plain job: data, enqueued_at, result_ttl."""
+AS_RQ_WROTE: tuple[bytes, ...] = (
+    b"data",
+    b"enqueued_at",
+    b"result_ttl",
+    b"timeout",
+    b"created_at",
+    b"description",
+)
+"""The same for a plain job of stock RQ; behind them one that is empty, so that their number is odd:
+field, value, field ... are even."""
+_RQ_PLAIN = len(AS_RQ_WROTE) + 1
 YEAR_S = 31_536_000
+DAY_S = 86_400
 DEFAULT_TIMEOUT_S = 180.0
 DEFAULT_RESULT_TTL_S = 500
 
-RQ_FEATURES = (
+_BY_RQ = (
     b"success_callback_name",
     b"failure_callback_name",
     b"stopped_callback_name",
-    b"group_id",
     b"repeats_left",
     b"webhooks",
     b"rate_limit_key",
-    b"dependency_ids",
-    b"dependency_id",
     b"number_of_retries",
 )
-_FEATURES = frozenset(RQ_FEATURES)
-"""Hash fields of jobs whose end only RQ's own code settles: dependents, callbacks, groups ..."""
+"""Hash fields of jobs whose end only RQ's own code settles: callbacks, repeats, limits ..."""
+_IF_DELETED = (b"group_id", b"dependency_ids", b"dependency_id")
+"""Its code also deletes a job that others know of; while a job is kept, these ask for nothing."""
+_FEATURES = frozenset((*_BY_RQ, *_IF_DELETED))
+
+
+@lru_cache(maxsize=64)  # most jobs of a queue have the same time limit and TTLs
+def _number(raw: bytes) -> float:
+    number = float(raw)
+    if not -1e12 < number < 1e12:  # false for NaN, too; int() and Redis refuse the rest
+        raise ValueError
+    return number
 
 
 class Claim:
@@ -41,15 +61,18 @@ class Claim:
     Made for each job: what most jobs leave as it is belongs to the class.
 
     Attributes:
-        fields: of its record, as they were before it was handed out; only `data` and
-            `enqueued_at` (and `result_ttl`) of a plain one.
-        is_plain: the record has only what every job has: all else is the default.
+        fields: of its record, as they were before it was handed out; of a plain one only
+            `data`, `enqueued_at` (and `result_ttl`), or `AS_RQ_WROTE`.
+        is_plain: the record has only what every job of ours, or of stock RQ, has: all else
+            is the default.
         result_ttl_s: how long the result is kept; 0: not at all, -1: for ever.
         begun_at: epoch, 0 until its code runs.
         begun_mono: the same on the monotonic clock.
         tells: somebody may be told of its end (`on_success`, `on_failure`).
         counted: its begin is in the statistics, before its end is.
         durable: its steps are recorded.
+        overwrites: a job of RQ's: as there, its end counts even if `job.cancel()` came before it.
+        dependents_by_rq: only RQ's own code may enqueue dependents of it: that of somebody's Queue.
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         ready: the result as it stands in Redis, where a job process wrote it.
         why: who cancelled it: "" (nobody), "timeout", "cancel", "shutdown", or by RQ's commands
@@ -77,6 +100,8 @@ class Claim:
     pickled = False
     tells = False
     durable = False
+    overwrites = False
+    dependents_by_rq = False
     spec: Any = None  # its task, where it is one of the app
     outcome: tuple[Any, BaseException | None] = (None, None)
     ready = b""
@@ -106,6 +131,9 @@ class Claim:
             self.fields = {b"data": data, b"enqueued_at": enqueued}
             if result_ttl:
                 self.fields[b"result_ttl"] = result_ttl
+        elif len(flat) == _RQ_PLAIN:
+            self.is_plain = True
+            self.fields = dict(zip(AS_RQ_WROTE, flat))  # without the empty one
         else:
             it = iter(flat)
             self.fields = dict(zip(it, it))  # one iterator, twice
@@ -136,20 +164,32 @@ class Claim:
         if not raw:
             return default
         try:
-            number = float(raw)
-            if not -1e12 < number < 1e12:  # false for NaN, too; int() and Redis refuse the rest
-                raise ValueError
+            return _number(raw)
         except ValueError:
             raise ValueError(
                 f"field {name.decode()!r} of the job's record is {raw[:40]!r}, "
                 "not a number that makes sense"
             ) from None
-        return number
 
     def is_special(self) -> bool:
         """Whether RQ's own code has to settle this job."""
         fields = self.fields
-        return not _FEATURES.isdisjoint(fields) and any(fields.get(name) for name in RQ_FEATURES)
+        if _FEATURES.isdisjoint(fields):
+            return False
+        if any(fields.get(name) for name in _BY_RQ):
+            return True
+        return not self._is_kept() and any(fields.get(name) for name in _IF_DELETED)
+
+    def _is_kept(self) -> bool:
+        try:
+            return self.result_ttl_s != 0 and self.failure_ttl_s != 0
+        except ValueError:
+            return False
+
+    @property
+    def waited(self) -> bool:
+        """Whether it was a dependent of other jobs."""
+        return bool(self.fields.get(b"dependency_ids") or self.fields.get(b"dependency_id"))
 
     @property
     def timeout_s(self) -> float:
@@ -176,7 +216,7 @@ class Claim:
         Raises:
             ValueError: it is no number.
         """
-        if b"result_ttl" in self.fields:
+        if self.fields.get(b"result_ttl"):
             self.result_ttl_s = int(self.number(b"result_ttl", self.result_ttl_s))
 
     def begin(self) -> None:

@@ -52,7 +52,7 @@ class Fetcher:
         me: Identity,
         settings: WorkerSettings,
         room: Room,
-        deliver: Callable[[Claim], None],
+        deliver: Callable[[list[Claim]], None],
     ) -> None:
         """Reserve nothing yet.
 
@@ -63,7 +63,7 @@ class Fetcher:
             settings: name queues with their weights, in order of priority; and say whether
                 the worker ends when they are empty.
             room: says how many jobs are wanted.
-            deliver: takes one job.
+            deliver: takes the jobs of one call.
         """
         self._broker = broker
         self._link = link
@@ -100,6 +100,11 @@ class Fetcher:
     def look(self) -> None:
         """A queue was paused or goes on: ask Redis at once."""
         self._look_again()
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether the last look found more jobs than it took."""
+        return self._backlog and not self._stopping
 
     def unanswered(self) -> set[str]:
         """Execution ids of calls that may have reserved jobs of which nobody has heard yet."""
@@ -285,13 +290,15 @@ class Fetcher:
         self.suspended = state == b"suspended"
         now = time.monotonic()
         exec_id = f"tq{self._uid}{call.seq}"
+        claims: list[Claim] = []
         for position, raw_id, flat in jobs:
             place = call.order[int(position)]
-            self._first = (place + 1) % len(self._names)
-            self._deliver(Claim(place + 1, self._names[place], _text(raw_id), exec_id, flat, now))
-        if jobs:
+            claims.append(Claim(place + 1, self._names[place], _text(raw_id), exec_id, flat, now))
+        if claims:
+            self._first = claims[-1].position % len(self._names)
             self.empty = False
-        return len(jobs)
+            self._deliver(claims)
+        return len(claims)
 
     async def _give_up_calls(self) -> None:
         """Reserves may have been carried out unheard: fence them, give back what they took."""

@@ -81,6 +81,12 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
         option = "n" + item.option if claim.tells and item.kind in _ENDS else item.option
         if claim.durable and item.kind == "f":
             option = "d" + option
+        if not claim.is_plain and claim.waited and item.kind in _ENDS:
+            option = "p" + option
+        if claim.overwrites and item.kind in _ENDS:
+            option = "o" + option
+        if claim.dependents_by_rq and item.kind in _ENDS:
+            option = "q" + option
         key = (item.kind, claim.position, claim.exec_id, item.unique, option)
         group = groups.get(key)
         if group is None:

@@ -91,6 +91,11 @@ class Life:
         self.pace = pace
         self.jobs = 0
 
+    @property
+    def by_rq(self) -> int:
+        """Jobs that have ended and that RQ's own code has not settled yet."""
+        return len(self._door.inside)
+
     def begin(self, claim: Claim) -> None:
         """Just before a job's code; in its thread, or on the loop."""
         claim.begin()

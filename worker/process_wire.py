@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskq.errors import PayloadError
-from taskq.worker.claim import PLAIN, Claim
+from taskq.worker.claim import AS_RQ_WROTE, PLAIN, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +79,8 @@ def read_order(raw: bytes, now: float) -> Claim:
 
 
 def _flat(fields: Mapping[bytes, bytes], *, is_plain: bool) -> list[bytes]:
+    if is_plain and b"created_at" in fields:
+        return [*(fields[name] for name in AS_RQ_WROTE), b""]
     if is_plain:
         names = (b"data", b"enqueued_at", b"result_ttl")
         flat = [fields.get(name, b"") for name in names]

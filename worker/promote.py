@@ -94,7 +94,11 @@ class Promoter:
 
 
 class Listener:
-    """Subscribes to our channels: what was scheduled earlier, what is to be canceled or paused."""
+    """Subscribes to our channels: what was scheduled earlier, what is to be canceled or paused.
+
+    Attributes:
+        ready: Redis has confirmed it once, or does not allow it.
+    """
 
     def __init__(self, broker: Broker, worker: str, heard: Callable[[str, str], None]) -> None:
         """`heard` gets (channel, text): "wake", "cancel", "pause"; for it alone "send", "command".
@@ -104,6 +108,7 @@ class Listener:
         self._broker = broker
         self._worker = worker
         self._heard = heard
+        self.ready = asyncio.Event()
         self._command = f"{broker.keys.prefix}:pubsub:{worker}"  # RQ's
 
     async def run(self) -> None:
@@ -124,6 +129,7 @@ class Listener:
             except rexc.ResponseError as err:
                 log.warning("Cannot subscribe (%s): delayed jobs are looked for every %g s",
                             err, CHECK_S)  # fmt: skip
+                self.ready.set()
                 return
             except (rexc.RedisError, BrokerUnavailable, OSError):
                 attempt += 1
@@ -140,6 +146,7 @@ class Listener:
         kind = channel.removeprefix(self._broker.keys.own).partition(":")[0]
         if channel == self._command:
             kind = "command"
+            self.ready.set()  # the last one that was asked for
         if message[0] == b"message":
             self._heard(kind, message[2].decode("utf-8", "replace"))
         elif kind in (

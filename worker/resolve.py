@@ -73,12 +73,14 @@ class Resolver:
         if host is None:
             self._prepare(claim)
             return
+        claim.dependents_by_rq = host.own_queues
         if not host.by_rq:
             try:
                 self._prepare(claim)
                 return
             except Exception as err:  # noqa: BLE001 (RQ's own code finds out, and says it in its words)
                 log.debug("Job %s is left to RQ's own code: %s", claim.id, err)
+        claim.overwrites = True
         host.take(claim)
         self._read_leniently(claim)
 
@@ -117,6 +119,7 @@ class Resolver:
             claim.fn = callbacks.deliver()
         elif self.rq:
             claim.fn, claim.mode = self._any(name, instance)
+            claim.overwrites = True
         else:
             self.app.lookup(name)  # raises, naming the nearest
             raise UnknownTask(f"{name!r} is a method of an object, no task of this app")
@@ -150,7 +153,9 @@ class Resolver:
         try:
             claim.read_result_ttl()
             if claim.is_plain:
-                claim.deadline = DEFAULT_TIMEOUT_S
+                claim.deadline = (
+                    claim.timeout_s if b"timeout" in claim.fields else DEFAULT_TIMEOUT_S
+                )
             else:
                 self._read_record(claim, arguments=arguments)
         except ValueError as err:

@@ -7,6 +7,8 @@ time limits of the process, and may strike after the callback has ended.
 from __future__ import annotations
 
 import ctypes
+import heapq
+import itertools
 import threading
 import time
 from types import TracebackType
@@ -15,6 +17,47 @@ from typing import Any, Literal
 from rq.timeouts import BaseDeathPenalty, JobTimeoutException
 
 _ARRIVE_S = 1.0
+
+
+class _Clock:
+    """One thread for all limits: a timer of its own for each cost more than most callbacks."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._limits: list[tuple[float, int, CallbackLimit]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def add(self, limit: CallbackLimit, due: float) -> None:
+        """Strike `limit` at `due` (monotonic), unless it is over by then."""
+        with self._change:
+            self._forget()
+            heapq.heappush(self._limits, (due, next(self._numbers), limit))
+            if self._thread is None or not self._thread.is_alive():  # also after a fork
+                self._thread = threading.Thread(
+                    target=self._run, name="taskq-rq-limits", daemon=True
+                )
+                self._thread.start()
+            elif self._limits[0][2] is limit:
+                self._change.notify()
+
+    def _forget(self) -> None:
+        while self._limits and self._limits[0][2].is_over:
+            heapq.heappop(self._limits)
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._forget()
+                pause = self._limits[0][0] - time.monotonic() if self._limits else None
+                if pause is None or pause > 0:
+                    self._change.wait(pause)
+                    continue
+                _due, _number, limit = heapq.heappop(self._limits)
+            limit.strike()
+
+
+_clock = _Clock()
 
 
 class CallbackLimit(BaseDeathPenalty):
@@ -34,20 +77,18 @@ class CallbackLimit(BaseDeathPenalty):
         Struck.__name__ = exception.__name__
         super().__init__(timeout, Struck)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
-        self._over = self._fired = False
+        self.is_over = self._fired = False
         self._thread = threading.get_ident()
-        self._timer: threading.Timer | None = None
 
     def setup_death_penalty(self) -> None:
         """Start the clock."""
         if self._timeout > 0:
-            self._timer = threading.Timer(self._timeout, self._strike)
-            self._timer.daemon = True
-            self._timer.start()
+            _clock.add(self, time.monotonic() + self._timeout)
 
-    def _strike(self) -> None:
+    def strike(self) -> None:
+        """Raise it in the thread, if what it limits has not ended."""
         with self._lock:
-            if not self._over:
+            if not self.is_over:
                 self._fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread), ctypes.py_object(self._exception)
@@ -63,9 +104,7 @@ class CallbackLimit(BaseDeathPenalty):
         arrived = type is self._exception
         try:
             with self._lock:
-                self._over = True
-            if self._timer is not None:
-                self._timer.cancel()
+                self.is_over = True
             give_up = time.monotonic() + _ARRIVE_S
             while self._fired and not arrived and time.monotonic() < give_up:
                 time.sleep(0)

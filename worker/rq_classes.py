@@ -13,10 +13,12 @@ from typing import Any
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.rate_limit import release_slot
-from rq.registry import ScheduledJobRegistry
+from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.worker.base import BaseWorker
 
 from taskq.worker.rq_callback import CallbackLimit
+
+_TRIES = 20
 
 
 class LaneWorker(BaseWorker):
@@ -114,6 +116,22 @@ class LaneQueue(Queue):
             known = self.moved.setdefault(name, [])
             known += [job_id for job_id in ids if job_id not in known]
         return found
+
+    def enqueue_ready_jobs_by_queue(self, job_ids_by_queue_name: dict[str, list[str]]) -> None:
+        """As RQ, which leaves to its upkeep what another thread or worker disturbs; not we."""
+        left = job_ids_by_queue_name
+        for _ in range(_TRIES):
+            super().enqueue_ready_jobs_by_queue(left)
+            left = {
+                name: ids for name, all_ids in left.items() if (ids := self._still(name, all_ids))
+            }
+            if not left:
+                return
+
+    def _still(self, name: str, job_ids: list[str]) -> list[str]:
+        key = ReadyJobRegistry(name, connection=self.connection).key
+        scores: Any = self.connection.zmscore(key, job_ids)
+        return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None]
 
     def schedule_job(
         self, job: Job, datetime: datetime, pipeline: Any = None, unique: bool = False

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis import exceptions as rexc
 from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.rate_limit import RateLimitRegistry
 from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.serializers import DefaultSerializer
 
-from taskq.broker.link import backoff_s, is_refusal
+from taskq.broker.link import backoff_s
 from taskq.errors import PayloadError
-from taskq.worker.claim import YEAR_S
+from taskq.worker.claim import DAY_S, YEAR_S
 from taskq.worker.outcome import describe
 from taskq.worker.rq_classes import (
     BoundedJob,
@@ -29,7 +28,8 @@ from taskq.worker.rq_classes import (
     lane_queue,
 )
 from taskq.worker.rq_end import End
-from taskq.worker.rq_fence import Fence, FencedRedis, LeaseLost
+from taskq.worker.rq_fence import Fence, FencedRedis
+from taskq.worker.rq_settling import OUTAGES, Settling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +43,14 @@ log = logging.getLogger("taskq.worker")
 
 RECORD_TTL_S = 900
 """The execution's record outlives the callbacks, which have their own limit (60 s each)."""
-_TRIES = 3
-"""An error that is no outage is worth so many tries."""
-_OUTAGES = (
-    rexc.ConnectionError, rexc.TimeoutError, rexc.ReadOnlyError, rexc.OutOfMemoryError, OSError,
-)  # fmt: skip
 
 
 class Desk:
-    """What one thread of the lane works with."""
+    """What one thread of the lane works with.
+
+    Attributes:
+        used: marks of ends (see rq_fence.py) that nobody needs any more.
+    """
 
     def __init__(
         self, pool: Any, broker: Broker, app: TaskQ, name: str, host: Host | None = None
@@ -63,6 +62,7 @@ class Desk:
         self._host = host
         self._worker: LaneWorker | None = None
         self._queue_of: dict[tuple[str, bool], LaneQueue] = {}
+        self.used: list[str] = []
 
     def _queue(self, name: str, *, pickled: bool) -> LaneQueue:
         queue = self._queue_of.get((name, pickled))
@@ -85,14 +85,17 @@ class Desk:
         member = f"{claim.id}:{claim.exec_id}"
         fence = Fence(f"{keys.prefix}:execution:{member}", keys.wip(claim.queue), member,
                       f"{keys.own}ended:{member}")  # fmt: skip
-        settling = _Settling(self, claim, fence, seconds, counting=counting)
+        settling = Settling(
+            self,  # pyright: ignore[reportArgumentType] (the folder is mapped: one class, two names)
+            claim, fence, seconds, counting=counting,
+        )  # fmt: skip
         outages = 0
         try:
             while True:
                 try:
                     if settling.step():
                         return
-                except _OUTAGES as err:
+                except OUTAGES as err:
                     outages += 1
                     if outages in (1, 2, 5) or outages % 20 == 0:
                         log.warning("The end of job %s cannot be recorded now (%s); trying again",
@@ -100,6 +103,13 @@ class Desk:
                     time.sleep(backoff_s(outages))
         finally:
             self._connection.fence = None
+
+    def tidy(self) -> None:
+        """Delete what `settle` has left; for when there is time."""
+        used, self.used = self.used, []
+        if used:
+            with contextlib.suppress(rexc.RedisError, OSError):  # they carry a TTL
+                self._connection.delete(*used)
 
     def end(self, claim: Claim, seconds: float) -> End:
         """RQ's view of an ended execution."""
@@ -131,17 +141,34 @@ class Desk:
         """Prefix of our own keys."""
         return self._keys.own
 
-    def take_lease(self, fence: Fence, claim: Claim) -> bool:
-        """Write the record that fences us, if the lease is still ours."""
+    def take_lease(self, fence: Fence, claim: Claim) -> dict[bytes, bytes] | None:
+        """Write the record that fences us, if the lease is still ours.
+
+        Returns:
+            The job's fields, read in the same step; None: somebody else has it.
+        """
         connection = self._connection
         connection.fence = None
-        if connection.zscore(fence.registry, fence.member) is None:
-            connection.delete(fence.record)  # a heartbeat may have written it too late
-            return False
         execution = Execution(claim.exec_id, claim.id, connection, worker_name=self._name)
         execution.created_at = datetime.fromtimestamp(claim.begun_at or time.time(), timezone.utc)
-        execution.save(ttl=RECORD_TTL_S)
+        with connection.pipeline() as pipeline:
+            pipeline.zscore(fence.registry, fence.member)
+            pipeline.hgetall(self._keys.job(claim.id))
+            execution.save(ttl=RECORD_TTL_S, pipeline=pipeline)
+            score, fields, *_rest = pipeline.execute()
+        if score is None and not self._retaken(fence, claim, fields):
+            connection.delete(fence.record)
+            return None
         connection.fence = fence
+        return cast("dict[bytes, bytes]", fields)
+
+    def _retaken(self, fence: Fence, claim: Claim, fields: dict[bytes, bytes]) -> bool:
+        """Whether only RQ's `job.cancel()` took the lease: as in RQ, the end of the job counts."""
+        canceled = fields.get(b"status") == b"canceled" and fields.get(b"tq_cancel") != b"1"
+        mine = fields.get(b"worker_name") == self._name.encode()
+        if not (claim.overwrites and canceled and mine):
+            return False
+        self._connection.zadd(fence.registry, {fence.member: time.time() + DAY_S})
         return True
 
     def drop(self, fence: Fence, claim: Claim) -> None:
@@ -208,107 +235,3 @@ class Desk:
             ReadyJobRegistry(queue=self._queue(name, pickled=False)).cleanup()
         for limit in RateLimitRegistry.all(self._connection):
             limit.cleanup()
-
-
-class _Settling:
-    """How far the end of one job is."""
-
-    def __init__(
-        self, desk: Desk, claim: Claim, fence: Fence, seconds: float, *, counting: bool
-    ) -> None:
-        self._desk = desk
-        self._claim = claim
-        self._fence = fence
-        self._counting = counting
-        self._end = desk.end(claim, seconds)
-        self._problems = 0
-        self._problem: Exception = RuntimeError()
-        self._sent = False
-
-    def step(self) -> bool:
-        """Go on from where it stands; True when there is nothing left to do."""
-        if self._committed():
-            self._follow()
-            return True
-        try:
-            return self._try()
-        except LeaseLost:
-            if self._committed():
-                self._follow()
-                return True
-            return False  # looks at the lease again
-        except _OUTAGES:
-            raise
-        except Exception as err:
-            _raise_if_refused(err)
-            if self._committed():
-                log.warning("RQ's code after the end of job %s: %s", self._claim.id, err)
-                return False  # the next step does what follows
-            if isinstance(err, rexc.WatchError):
-                return False
-            self._problems += 1
-            self._problem = err
-            if self._problems == _TRIES:
-                log.exception("RQ's code cannot settle job %s: recorded without its dependents",
-                              self._claim.id)  # fmt: skip
-            return False
-
-    def _try(self) -> bool:
-        desk, claim, fence, end = self._desk, self._claim, self._fence, self._end
-        if not desk.take_lease(fence, claim):
-            log.warning(
-                "Job %s no longer belongs to this worker: its end was not recorded", claim.id
-            )
-            return True
-        try:
-            end.load()  # again after a failed try, which has changed it
-        except NoSuchJobError:
-            desk.drop(fence, claim)
-            self._tidy()
-            return True
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
-            desk.fail(fence, claim, err)
-            self._tidy()
-            return True
-        if self._problems > 2 * _TRIES:
-            desk.fail(fence, claim, self._problem)
-            self._tidy()
-            return True
-        end.call()
-        self._sent = True
-        if self._problems >= _TRIES:
-            end.plain(fence, desk.own, counting=self._counting)
-        else:
-            end.persist(fence, desk.own, counting=self._counting)
-        if not fence.committed:  # RQ logs errors of a failure's transaction and goes on
-            raise fence.error or RuntimeError("RQ's code wrote nothing")
-        self._tidy()
-        end.tell()
-        return True
-
-    def _committed(self) -> bool:
-        """Whether the transaction was carried out, also when its answer was lost."""
-        if not self._fence.committed and self._sent:
-            self._fence.committed = bool(self._desk.connection.exists(self._fence.mark))
-        return self._fence.committed
-
-    def _follow(self) -> None:
-        try:
-            self._end.follow()
-        except _OUTAGES:
-            raise
-        except Exception as err:
-            _raise_if_refused(err)
-            log.exception("RQ's code after the end of job %s failed", self._claim.id)
-        self._tidy()
-        self._end.tell()
-
-    def _tidy(self) -> None:
-        with contextlib.suppress(rexc.RedisError, OSError):  # it carries a TTL
-            self._desk.connection.delete(self._fence.mark)
-
-
-def _raise_if_refused(err: Exception) -> None:
-    """A server that takes no writes (full disk, no replicas) is an outage, not the job's fault."""
-    if isinstance(err, rexc.ResponseError) and is_refusal(err):
-        raise rexc.ConnectionError(str(err)) from err

@@ -26,6 +26,7 @@ class Door:
         wake: Callable[[Callable[[], None]], None],
         out: Callable[[Claim], None],
         host: Host | None = None,
+        is_busy: Callable[[], bool] = bool,
     ) -> None:
         """The lane stays closed.
 
@@ -35,7 +36,9 @@ class Door:
             wake: runs a function on the event loop, from any thread.
             out: called on the event loop when a job is out of the lane's hands.
             host: the RQ worker that the engine works for, if there is one.
+            is_busy: whether other jobs want all the time there is.
         """
+        self._is_busy = is_busy
         self._host = host
         self._app = app
         self._me = me
@@ -73,7 +76,13 @@ class Door:
 
             me = self._me
             self._lane = Lane(
-                self._app.broker, me.name, me.queues, self._app, self._left, self._host
+                self._app.broker,
+                me.name,
+                me.queues,
+                self._app,
+                self._left,
+                self._host,
+                self._is_busy,
             )
         return self._lane
 

@@ -17,6 +17,7 @@ from rq.callbacks import (
     execute_stopped_callback,
     execute_success_callback,
 )
+from rq.exceptions import NoSuchJobError
 from rq.job import JobStatus, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.rate_limit import release_slot
@@ -91,20 +92,24 @@ class End:
     def _asks_again(self) -> bool:
         return self._error is None and isinstance(self._value, Retry)
 
-    def load(self) -> None:
-        """Read the job from Redis.
+    def load(self, fields: dict[bytes, bytes]) -> None:
+        """Take the job as it is in Redis.
 
         Raises:
             NoSuchJobError: somebody has deleted it.
             ValueError: a field cannot be read.
         """
-        claim, connection = self._claim, self._worker.connection
+        claim, connection, serializer = self._claim, self._worker.connection, self._queue.serializer
         job, claim.rq_job = claim.rq_job, None
-        if job is None or not connection.exists(job.key):
-            fetch = self._job_class.fetch
-            job = fetch(claim.id, connection=connection, serializer=self._queue.serializer)
-        else:  # as in RQ, what its code has set on the object is saved
+        if not fields:
+            raise NoSuchJobError(f"No such job: {claim.id}")
+        if job is not None:  # as in RQ, what its code has set on the object is saved
             job.__class__, job.connection = self._job_class, connection
+        elif self._job_class is LaneJob:
+            job = LaneJob(claim.id, connection=connection, serializer=serializer)
+            job.restore(fields)
+        else:
+            job = self._job_class.fetch(claim.id, connection=connection, serializer=serializer)
         self._job = cast("LaneJob", job)
         job.origin = claim.queue
         job.started_at = self._execution.created_at

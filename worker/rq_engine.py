@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from taskq.app import TaskQ
 from taskq.errors import ConfigError
 from taskq.registry import REGISTRY
@@ -26,12 +28,14 @@ from taskq.worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from redis.client import PubSub
     from rq.worker.base import BaseWorker
 
 log = logging.getLogger("taskq.worker")
 
 
 _LOOK_S = 0.5
+_CONFIRMED_S = 5.0
 
 
 def number_of(name: str, default: float) -> float:
@@ -72,11 +76,34 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runtime: Runtime | None = None
         self._asked: list[str] = []
+        self._early: PubSub | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether jobs run."""
         return self._runtime is not None and self._runtime.is_busy
+
+    def listen(self) -> None:
+        """Hear commands from now on: before the worker is registered, and others can find it."""
+        early: PubSub = self._worker.connection.pubsub()  # type: ignore[no-untyped-call]
+        try:
+            early.subscribe(self._worker.pubsub_channel_name)
+            early.get_message(timeout=_CONFIRMED_S)
+        except RedisError as err:  # an ACL that forbids it; an outage the next step will tell
+            log.debug("Cannot listen for commands yet: %s", err)
+            early.close()
+        else:
+            self._early = early
+
+    def _hear_early(self, runtime: Runtime) -> None:
+        """Carry out what was said before the runtime's own listener was there."""
+        early, self._early = self._early, None
+        if early is None:
+            return
+        with contextlib.suppress(RedisError), contextlib.closing(early):
+            message: Any
+            while (message := early.get_message()) is not None:
+                runtime.command(message["data"].decode("utf-8", "replace"))
 
     def run(self) -> tuple[int, str]:
         """Work; returns how many jobs ran, and why it ended."""
@@ -87,6 +114,8 @@ class Engine:
                 return self._drive(loop)
             finally:
                 self._loop = None
+                if self._early is not None:
+                    self._early.close()
                 asyncio.set_event_loop(None)
                 loop.close()
                 self._app.close()
@@ -110,7 +139,7 @@ class Engine:
             getattr(runtime, name)()
         upkeep = asyncio.create_task(self._maintain())
         try:
-            why = await runtime.run()
+            why = await runtime.run(ready=lambda: self._hear_early(runtime))
             return runtime.jobs, why
         finally:
             upkeep.cancel()

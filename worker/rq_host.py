@@ -92,6 +92,7 @@ class Host:
         watches: somebody wants to see each failure: RQ's code settles it.
         job_class: for `fetch`.
         queue_class: makes the queues that RQ's code uses.
+        own_queues: that is somebody's own class.
         keep_s: the worker's record outlives a heartbeat by so many seconds.
         serializer: reads and writes calls, results and meta.
     """
@@ -101,6 +102,7 @@ class Host:
         self._worker = worker
         self.job_class: type[Job] = worker.job_class
         self.queue_class: type[Queue] = worker.queue_class
+        self.own_queues = self.queue_class is not Queue
         self.serializer: Any = worker.serializer
         self.keep_s = int(worker.worker_ttl) + 60  # as RQ's own heartbeat
         self.by_rq = (

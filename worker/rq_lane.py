@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from taskq.worker.rq_desk import Desk
+from taskq.worker.rq_share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ log = logging.getLogger("taskq.worker")
 
 THREADS = 8
 _SOCKET_TIMEOUT_S = 15.0
+_TIDY = 100
 
 
 class Lane:
@@ -43,8 +45,20 @@ class Lane:
         app: TaskQ,
         left: Callable[[Claim], None],
         host: Host | None = None,
+        is_busy: Callable[[], bool] = bool,
     ) -> None:
-        """Start nothing yet; `left` is called in a thread when a job is out of our hands."""
+        """Start nothing yet.
+
+        Args:
+            broker: its keys and connections.
+            name: of the worker.
+            queues: that it serves.
+            app: with its codec.
+            left: called in a thread when a job is out of our hands.
+            host: the RQ worker that the engine works for, if there is one.
+            is_busy: whether other jobs want all the time there is.
+        """
+        self._share = Share(is_busy)
         self._host = host
         self._broker = broker
         self._pool = broker.redis(_SOCKET_TIMEOUT_S).connection_pool
@@ -64,11 +78,15 @@ class Lane:
         seconds = time.monotonic() - claim.begun_mono if claim.begun_mono else 0.0
 
         def settle(desk: Desk) -> None:
+            began = self._share.take_turn(self._todo.qsize())
             try:
                 desk.settle(claim, seconds, counting=not counted)
             except Exception:
                 log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
             finally:
+                if self._todo.empty() or len(desk.used) >= _TIDY:
+                    desk.tidy()
+                self._share.used(began)
                 self._left(claim)
 
         self._add(settle)

@@ -93,6 +93,7 @@ class Worker(BaseWorker):
         engine = Engine(self, PLAIN, settings)
         self._dequeue_strategy = dequeue_strategy
         self._engine = engine
+        engine.listen()
         try:
             self.bootstrap(logging_level, date_format, log_format)
             _log_ours(logging_level, date_format, log_format)

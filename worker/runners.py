@@ -181,19 +181,24 @@ class Runners:
         else:
             self.of(claim).end_now(claim, why)
 
-    def cancel(self, job_id: str) -> None:
-        """Stop a job of this worker: its coroutine is cancelled, a thread is asked."""
+    def cancel(self, job_id: str) -> bool:
+        """Stop a job of this worker: its coroutine is cancelled, a thread is asked.
+
+        Returns:
+            Whether it is here.
+        """
         for runner in self._all:
             claim = runner.waiting.get(job_id)
             if claim is not None and runner.take_back(claim):
                 self._settler.add(claim, items.canceled(claim.unique))
-                return
+                return True
             claim = runner.running.get(job_id)  # perhaps only since a moment ago
             if claim is not None:
                 if not claim.context.cancel_requested:  # asked twice, it may be cleaning up
                     log.info("Job %s is to be canceled", job_id)
                     runner.request_cancel(claim)
-                return
+                return True
+        return False
 
 
 def longest_running_s(runner: Runner, now: float) -> float:

@@ -21,6 +21,7 @@ from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
 from taskq.worker.life import Life
 from taskq.worker.loop_watch import LoopWatch
+from taskq.worker.missed import Missed
 from taskq.worker.pace import Pace
 from taskq.worker.presence import Presence
 from taskq.worker.process_pool import RETIRE_S
@@ -34,7 +35,7 @@ from taskq.worker.rq_door import Door
 from taskq.worker.rq_shown import Shown
 from taskq.worker.runners import Runners
 from taskq.worker.schedule import SchedulerService, parts_of
-from taskq.worker.settings import BEAT_S, Identity
+from taskq.worker.settings import BEAT_S, LOOKAHEAD_S, Identity
 from taskq.worker.settle import Settler
 from taskq.worker.strays import Hands, Strays
 from taskq.worker.suspects import Suspects
@@ -94,7 +95,7 @@ class Runtime:
         self._links = [broker.new_alink() for _ in range(3)] + [broker.new_alink(self._link_state)]
         fetch_link, settle_link, stream_link, link = self._links
 
-        self._door = Door(app, me, self._wake, self._out, host)
+        self._door = Door(app, me, self._wake, self._out, host, self._is_crowded)
         self.settler = Settler(broker, settle_link, me, self._door.enter, self._out)
         self._suspects = Suspects(self._runner_of)
         pace = Pace()
@@ -111,8 +112,10 @@ class Runtime:
         )  # fmt: skip
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
         modes = _modes(app, settings)
+        self._deliver = delivery.take
+        self._missed = Missed()
         self._room = Room(settings, modes, life, self._runners, self.settler)
-        self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, delivery.take)
+        self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, self._take)
         self._runners.processes.attach(me.name, self._fetcher.nudge, warm="process" in modes)
         self._runners.steps.slots.processes.attach(me.name, bool, warm=False)
         self._promoter = Promoter(broker, link, me.queues, self._door.promote)
@@ -153,10 +156,11 @@ class Runtime:
         if not await self._open_resources(stopping):
             await self._close_links()
             return self._stop_why
-        hello = self._loop.create_task(self._presence.hello())
+        listening = self._loop.create_task(self._listener.run())
+        hello = self._loop.create_task(self._introduce())
         await asyncio.wait([hello, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not hello.done():  # told to stop while there is no Redis: nothing is in hand
-            await cancel_all(hello)
+            await cancel_all(hello, listening)
             await self._resources.stop()
             await self._close_links()
             return self._stop_why
@@ -169,12 +173,11 @@ class Runtime:
             heartbeat.every(BEAT_S, self._presence.sweep, "Sweep"),
             heartbeat.every(BEAT_S, self._strays.look, "Comparing what is in hand"),
             heartbeat.every(BEAT_S, self._counting.step, "Counting"),
-            self._listener.run(),
             self._scheduler.run(),
             self._tick(),
             *([] if self._host is not None else [self._promoter.run()]),  # RQ has a scheduler
         )
-        self._services = [self._loop.create_task(one) for one in services]
+        self._services = [listening, *(self._loop.create_task(one) for one in services)]
         fetching = self._loop.create_task(self._fetcher.run())
         await asyncio.wait([fetching, stopping], return_when=asyncio.FIRST_COMPLETED)
         if fetching.done() and not fetching.cancelled():
@@ -200,6 +203,10 @@ class Runtime:
         self._hurried = True
         self.stop("cold")
 
+    def command(self, text: str) -> None:
+        """Carry out one of RQ's commands, as it stands in a message."""
+        self._commands.heard(text)
+
     def kill(self) -> None:
         """End all running jobs: they have failed."""
         self._commands.kill()
@@ -208,6 +215,11 @@ class Runtime:
     def is_busy(self) -> bool:
         """Whether jobs run."""
         return bool(self._runners.running())
+
+    async def _introduce(self) -> None:
+        """Listen, and only then be known: who finds this worker may speak to it at once."""
+        await self._listener.ready.wait()
+        await self._presence.hello()
 
     async def _open_resources(self, stopping: asyncio.Task[bool]) -> bool:
         """Enter the app's lifespan; False when that fails, or there is no time for it."""
@@ -344,6 +356,11 @@ class Runtime:
         jobs.update(claim.id for claim in self._runners.in_hand())
         return Hands(jobs, self._fetcher.unanswered())
 
+    def _is_crowded(self) -> bool:
+        """Whether short jobs wait in Redis. Called in threads."""
+        backlog = self._fetcher.has_backlog and not self._stop.is_set()
+        return backlog and self._life.pace.average_s < LOOKAHEAD_S
+
     def _runner_of(self, claim: Claim) -> Runner:
         return self._runners.of(claim)
 
@@ -359,15 +376,21 @@ class Runtime:
             if not text:  # else of a queue
                 self._scheduler.nudge()
         elif channel == "cancel" and text:
-            self._runners.cancel(text)
+            if not self._runners.cancel(text):
+                self._missed.note(text)
         elif channel == "cancel":
             self._unheard = self._loop.create_task(self._cancel_unheard())
         elif channel == "pause":
             self._fetcher.look()
         elif channel == "command":
-            self._commands.heard(text)
+            self.command(text)
         elif channel == "send":
             self._runners.generators.mail.heard(text)
+
+    def _take(self, claims: list[Claim]) -> None:
+        self._deliver(claims)
+        if self._missed.among(claims):  # while they were on their way to us
+            self._unheard = self._loop.create_task(self._cancel_unheard())
 
     async def _cancel_unheard(self) -> None:
         """Stop the jobs that were canceled while this worker did not listen."""

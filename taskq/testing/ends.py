@@ -82,4 +82,5 @@ class StepDoor(Door):
             pool = self._memory.redis().connection_pool
             self._desk = Desk(pool, self._memory, self._jobs_app, WORKER)
         self._desk.settle(claim, 0.0, counting=not counted)
+        self._desk.tidy()
         self._ended([claim.id])

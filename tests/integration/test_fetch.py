@@ -31,7 +31,7 @@ class Taking:
         settings = WorkerSettings(queues=QUEUES)
         self.me = Identity.of(settings, "aaaaaaaa")
         room: Any = SimpleNamespace(pace=Pace(), wanted=lambda backlog: self.room)
-        self.fetcher = Fetcher(broker, self.link, self.me, settings, room, self.got.append)
+        self.fetcher = Fetcher(broker, self.link, self.me, settings, room, self.got.extend)
         self.task = asyncio.ensure_future(self.fetcher.run())
 
     async def armed(self) -> None:

@@ -19,6 +19,7 @@ from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_item
 from taskq.worker.outcome import Interrupted, TimeLimit, failure_item
 from taskq.worker.pace import Pace
 from taskq.worker.room import Room
+from taskq.worker.rq_share import MOST_WAITING
 from taskq.worker.runners import Runners, held_up
 from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
@@ -114,7 +115,7 @@ class Parts:
 
     def __init__(self, modes: set[str], **settings: Any) -> None:
         self.pace = Pace()
-        self.jobs = self.bytes = 0
+        self.jobs = self.bytes = self.by_rq = 0
         self.threads = SimpleNamespace(slots=2, busy=0, running={})
         self.coroutines = SimpleNamespace(slots=3, busy=0, running={})
         self.by_mode = {"thread": self.threads, "asyncio": self.coroutines}
@@ -258,6 +259,10 @@ def test_there_is_no_room_for_more_than_the_process_may_run_or_keep():
     parts.bytes = SETTLE_BYTES + 1
     assert parts.room.wanted(backlog=False) == 0
     parts.bytes = 0
+    parts.by_rq = MOST_WAITING
+    assert parts.room.wanted(backlog=True) == 0
+    parts.by_rq -= 1
+    assert parts.room.wanted(backlog=True) > 0
     parts.room.close()
     assert parts.room.wanted(backlog=True) == 0
 

@@ -1,11 +1,13 @@
--- include: stats lib
+-- include: stats lib dependents
 -- Record what became of reserved jobs, as one batch. Fenced: an execution that no longer owns its lease changes nothing.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker name   2 now, ISO   3 finished count   4 failed count   5 working time s
 --        6 number of queues Q, then Q names
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
---          (before the option of f and x, 'n': they have callbacks, see notify.py; before that of f, 'd': they are durable)
+--          (before the option of f and x letters, in this order, q: their dependents only RQ's own code may enqueue,
+--          o: jobs of RQ's, whose end counts although RQ's `job.cancel()` has taken their lease,
+--          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
@@ -14,8 +16,9 @@
 --          u unknown task  job: id, delay s: scheduled, and counted in tq_unknown
 --          c canceled      job: id
 --          s sleeps        job: id, due (epoch), place of the timer among its steps
--- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents)
--- O(1) a job. At most 100 jobs a call.
+-- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents
+--        that are not as RQ's enqueue leaves them, or is not kept itself: see dependents.lua)
+-- O(1) a job, O(dependents) where it has any. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
 local width = { f = 4, x = 5, r = 4, g = 1, d = 1, u = 2, c = 1, s = 3 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
@@ -50,6 +53,12 @@ local function clear_away(queue, scored)
   call(EXISTS, unpack(keys))
 end
 
+-- Whether an option begins with a letter, and what is behind it.
+local function flag(option, letter)
+  if string.sub(option, 1, 1) == letter then return true, string.sub(option, 2) end
+  return false, option
+end
+
 local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
   if durable then
     local steps = OWN .. 'steps:' .. id
@@ -73,6 +82,13 @@ local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, 
     scored[#scored + 1] = id
   end
   unlock(id, unique)
+end
+
+-- Whether a job that still is this worker's was canceled by RQ's `job.cancel()`, which takes its lease where it has a
+-- record of the execution; and not by ours.
+local function canceled_by_rq(id)
+  local f = call('HMGET', jobkey(id), 'status', 'worker_name', 'tq_cancel')
+  return not f.err and f[1] == 'canceled' and f[2] == worker and f[3] ~= '1'
 end
 
 local function again(queue, kind, id, a)
@@ -138,23 +154,27 @@ while at <= #ARGV do
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
-  local marker, ttl, tells, durable, due = false, 0, false, false, '+inf'
+  local marker, ttl, tells, durable, waited, over, theirs, due = false, 0, false, false, false, false, false, '+inf'
   if ends then
-    durable = string.sub(option, 1, 1) == 'd'
-    if durable then option = string.sub(option, 2) end
-    tells = string.sub(option, 1, 1) == 'n'
-    if tells then option = string.sub(option, 2) end
-    marker = string.sub(option, 1, 1) == 'm'
-    ttl = tonumber(marker and string.sub(option, 2) or option)
+    theirs, option = flag(option, 'q')
+    over, option = flag(option, 'o')
+    waited, option = flag(option, 'p')
+    durable, option = flag(option, 'd')
+    tells, option = flag(option, 'n')
+    marker, option = flag(option, 'm')
+    ttl = tonumber(option)
     if ttl > 0 then due = expiry('finished', queue, ttl) end
   end
   local gone, scored, i = {}, {}, 0
   for a = first, last, step do
     i = i + 1
-    local id = ARGV[a]
-    if owned.err or not owned[i] then
+    local id, ready, all = ARGV[a], nil, 0
+    local parent = any and call(EXISTS, dependents[i]) == 1
+    local canceled = over and not owned.err and (parent or not owned[i]) and canceled_by_rq(id)
+    if parent and not theirs and ttl ~= 0 then ready, all = freed(id, kind == 'x', canceled) end
+    if owned.err or not (owned[i] or canceled) then
       out[#out + 1] = 0
-    elseif any and call(EXISTS, dependents[i]) == 1 then
+    elseif parent and not ready then
       out[#out + 1] = 2
     else
       out[#out + 1], some = 1, true
@@ -184,6 +204,8 @@ while at <= #ARGV do
       else
         again(queue, kind, id, a)
       end
+      if waited and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
+      if ready then enqueue_freed(id, ready, all, ttl, iso) end
     end
   end
   if #gone > 0 then call('ZREM', registry('wip', queue), unpack(gone)) end

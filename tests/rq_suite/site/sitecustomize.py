@@ -47,12 +47,28 @@ def _in_place_of_rqs(worker: Any, simple: Any) -> None:
 def _by_turns(ours: Any, theirs: Any) -> Any:
     """A class whose instances are ours and theirs in turn, so that both share each test's Redis."""
     turns = itertools.cycle((ours, theirs))
+    missing = object()
+    before: dict[tuple[Any, str], Any] = {}
 
     class Turns(type):
         def __call__(cls, *args: Any, **more: Any) -> Any:
             if cls is not Worker:
                 return super().__call__(*args, **more)
             return next(turns)(*args, **more)
+
+        def __setattr__(cls, name: str, value: Any) -> None:
+            """What a test puts on the class holds for instances of both."""
+            for kind in (ours, theirs):
+                before.setdefault((kind, name), vars(kind).get(name, missing))
+                setattr(kind, name, value)
+
+        def __delattr__(cls, name: str) -> None:
+            for kind in (ours, theirs):
+                value = before.pop((kind, name))
+                if value is missing:
+                    delattr(kind, name)
+                else:
+                    setattr(kind, name, value)
 
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, (ours, theirs))

@@ -1,0 +1,117 @@
+"""What is said to a worker in its first moments, and of a job on its way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import ModuleType
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.command import send_shutdown_command
+
+from taskq import TaskQ
+from taskq.worker import Worker, fetch
+from taskq.worker.missed import KEEP_S, Missed
+from taskq.worker.presence import Presence
+from taskq.worker.runtime import Runtime
+from tests.conftest import AppModule
+from tests.rq_support import status_of
+
+pytestmark = pytest.mark.timeout(30)
+
+FUNCTIONS = """
+import asyncio
+
+async def nap():
+    await asyncio.sleep(25)
+"""
+
+
+@pytest.fixture
+def fns(app_module: AppModule) -> ModuleType:
+    return app_module(FUNCTIONS)
+
+
+def test_a_command_is_heard_as_soon_as_a_worker_can_be_found(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    before = Worker.register_birth
+
+    def register(self: Worker) -> None:
+        before(self)
+        send_shutdown_command(redis_client, self.name)
+
+    monkeypatch.setattr(Worker, "register_birth", register)
+    assert Worker(["default"], connection=redis_client).work() is False
+
+
+def test_the_engine_listens_before_it_says_hello(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    listeners: list[int] = []
+    before = Presence.hello
+
+    async def hello(self: Presence) -> None:
+        channels = (f"rq:pubsub:{self.name}", "taskq:cancel", "taskq:pause")
+        listeners.extend(redis_client.pubsub_numsub(name)[0][1] for name in channels)
+        await before(self)
+
+    monkeypatch.setattr(Presence, "hello", hello)
+    Worker(["default"], connection=redis_client).work(burst=True)
+    assert listeners == [2, 1, 1]  # at the first, also the worker in whose place it runs
+
+
+def test_a_cancellation_of_a_job_that_is_on_its_way(
+    fns: ModuleType, redis_client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    queue = Queue(connection=redis_client)
+    job = queue.enqueue(fns.nap)
+    heard: list[str] = []
+    ask, hear = fetch.run_script, Runtime._heard
+
+    def note(self: Runtime, channel: str, text: str) -> None:
+        hear(self, channel, text)
+        heard.append(text)
+
+    async def late(link: Any, chosen: Any, *args: Any, **more: Any) -> Any:
+        answer = await ask(link, chosen, *args, **more)
+        if chosen.name == "reserve" and answer[2]:
+            with TaskQ(redis_url) as app:
+                assert app.handle(job.id).cancel()
+            while job.id not in heard:
+                await asyncio.sleep(0.01)
+        return answer
+
+    monkeypatch.setattr(Runtime, "_heard", note)
+    monkeypatch.setattr(fetch, "run_script", late)
+    Worker([queue], connection=redis_client).work(burst=True, logging_level="ERROR")
+    assert job.id in heard
+    assert status_of(redis_client, job.id) == "canceled"
+
+
+class Came:
+    def __init__(self, job_id: str) -> None:
+        self.id = job_id
+
+
+def test_missed_cancellations_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr("taskq.worker.missed.time.monotonic", lambda: now[0])
+    missed = Missed()
+    came: Any = [Came("a"), Came("b")]
+    assert not missed.among(came)
+    missed.note("b")
+    assert not missed.among(came[:1])
+    assert missed.among(came)
+    assert not missed.among(came)  # once
+    missed.note("a")
+    now[0] += KEEP_S / 2
+    missed.note("b")
+    missed.note("a")
+    now[0] += KEEP_S / 2 + 1
+    assert missed.among(came[:1])
+    now[0] += KEEP_S
+    missed.note("c")
+    assert not missed.among(came)
