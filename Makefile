@@ -13,7 +13,7 @@ STAMP := $(VENV)/.made
 PIP := -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test faults rq-suite test-all lint types bench docs clean
+.PHONY: help dev demo test faults rq-suite rq-tools test-all lint types bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -37,6 +37,14 @@ test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part o
 
 rq-suite: $(STAMP)  ## RQ's own test suite with our Worker in it (fetched; ARGS="--mode ours tests/test_worker.py")
 	@$(BIN)/python -m tests.rq_suite $(ARGS)
+
+# Each brings an RQ of its own, rq-exporter 3.1 an older one; rq-dashboard 0.9 forgets to name six.
+rq-tools: $(STAMP)  ## rq-exporter and rq-dashboard on what our worker writes (fetched)
+	@for tool in rq-exporter rq-dashboard; do \
+	  test -x .venv-$$tool/bin/$$tool || { $(PYTHON) -m venv .venv-$$tool && \
+	    .venv-$$tool/bin/python $(PIP) $$tool six; } || exit 1; \
+	done
+	@$(BIN)/python -m pytest tests/integration/test_rq_tools.py $(ARGS)
 
 # An interpreter counts if it runs: pyenv's command for one that is not switched on does not, and
 # is then looked for where pyenv keeps it.
