@@ -15,7 +15,6 @@ from rq.rate_limit import RateLimitRegistry
 from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.serializers import DefaultSerializer
 
-from taskq.broker.link import backoff_s
 from taskq.errors import PayloadError
 from taskq.worker.claim import DAY_S, YEAR_S
 from taskq.worker.outcome import describe
@@ -29,7 +28,6 @@ from taskq.worker.rq_classes import (
 )
 from taskq.worker.rq_end import End
 from taskq.worker.rq_fence import Fence, FencedRedis
-from taskq.worker.rq_settling import OUTAGES, Settling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,33 +77,15 @@ class Desk:
 
     # -- the end of a job ----------------------------------------------------------------
 
-    def settle(self, claim: Claim, seconds: float, *, counting: bool) -> None:
-        """Settle one job; returns when it is settled, or lost."""
+    def fence(self, claim: Claim) -> Fence:
+        """What guards the end of a job."""
         keys = self._keys
         member = f"{claim.id}:{claim.exec_id}"
-        fence = Fence(f"{keys.prefix}:execution:{member}", keys.wip(claim.queue), member,
-                      f"{keys.own}ended:{member}")  # fmt: skip
-        settling = Settling(
-            self,  # pyright: ignore[reportArgumentType] (the folder is mapped: one class, two names)
-            claim, fence, seconds, counting=counting,
-        )  # fmt: skip
-        outages = 0
-        try:
-            while True:
-                try:
-                    if settling.step():
-                        return
-                except OUTAGES as err:
-                    outages += 1
-                    if outages in (1, 2, 5) or outages % 20 == 0:
-                        log.warning("The end of job %s cannot be recorded now (%s); trying again",
-                                    claim.id, err)  # fmt: skip
-                    time.sleep(backoff_s(outages))
-        finally:
-            self._connection.fence = None
+        record, mark = f"{keys.prefix}:execution:{member}", f"{keys.own}ended:{member}"
+        return Fence(record, keys.wip(claim.queue), member, mark)
 
     def tidy(self) -> None:
-        """Delete what `settle` has left; for when there is time."""
+        """Delete what ended jobs have left; for when there is time."""
         used, self.used = self.used, []
         if used:
             with contextlib.suppress(rexc.RedisError, OSError):  # they carry a TTL

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from taskq.worker.rq_desk import Desk
+from taskq.worker.rq_settling import settle as settle_by_rq
 from taskq.worker.rq_share import Share
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Lane:
         def settle(desk: Desk) -> None:
             began = self._share.take_turn(self._todo.qsize())
             try:
-                desk.settle(claim, seconds, counting=not counted)
+                settle_by_rq(desk, claim, seconds, counting=not counted)
             except Exception:
                 log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
             finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from redis import exceptions as rexc
 from rq.exceptions import NoSuchJobError
 
-from taskq.broker.link import is_refusal
+from taskq.broker.link import backoff_s, is_refusal
 from taskq.worker.rq_fence import Fence, LeaseLost
 
 if TYPE_CHECKING:
@@ -17,14 +18,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taskq.worker")
 
-OUTAGES = (
+_OUTAGES = (
     rexc.ConnectionError, rexc.TimeoutError, rexc.ReadOnlyError, rexc.OutOfMemoryError, OSError,
 )  # fmt: skip
 _TRIES = 3
 """An error that is no outage is worth so many tries."""
 
 
-class Settling:
+def settle(desk: Desk, claim: Claim, seconds: float, *, counting: bool) -> None:
+    """Settle one job; returns when it is settled, or lost.
+
+    Args:
+        desk: of this thread.
+        claim: the job, with its outcome.
+        seconds: for how long its code ran.
+        counting: whether the worker's counters have not seen it yet.
+    """
+    fence = desk.fence(claim)
+    settling = _Settling(desk, claim, fence, seconds, counting=counting)
+    outages = 0
+    try:
+        while True:
+            try:
+                if settling.step():
+                    return
+            except _OUTAGES as err:
+                outages += 1
+                if outages in (1, 2, 5) or outages % 20 == 0:
+                    log.warning("The end of job %s cannot be recorded now (%s); trying again",
+                                claim.id, err)  # fmt: skip
+                time.sleep(backoff_s(outages))
+    finally:
+        desk.connection.fence = None
+
+
+class _Settling:
     """The end of one job."""
 
     def __init__(
@@ -51,7 +79,7 @@ class Settling:
                 self._follow()
                 return True
             return False  # looks at the lease again
-        except OUTAGES:
+        except _OUTAGES:
             raise
         except Exception as err:
             _raise_if_refused(err)
@@ -110,7 +138,7 @@ class Settling:
     def _follow(self) -> None:
         try:
             self._end.follow()
-        except OUTAGES:
+        except _OUTAGES:
             raise
         except Exception as err:
             _raise_if_refused(err)

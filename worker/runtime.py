@@ -59,6 +59,7 @@ _CANCEL_S = 1.0
 _SETTLE_AT_END_S = 10.0
 _LONG_STOP_S = 3.0
 _LANE_AT_END_S = 10.0
+_LANE_EACH_S = 0.01
 
 
 class Runtime:
@@ -261,7 +262,8 @@ class Runtime:
         except asyncio.TimeoutError:
             log.error("Redis is away: %d ended jobs could not be settled; their leases will end "
                       "and they run again", self.settler.pending)  # fmt: skip
-        await self._until(lambda: not self._door.inside, _LANE_AT_END_S)
+        patience_s = _LANE_AT_END_S + _LANE_EACH_S * len(self._door.inside)
+        await self._until(lambda: not self._door.inside, patience_s)
         await self._resources.stop()
         pools = (self._runners.processes, self._runners.steps.slots.processes)
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)

@@ -77,10 +77,13 @@ class StepDoor(Door):
     def enter(self, claim: Claim, counted: bool = False) -> None:
         """Settle a job by RQ's code."""
         if self._desk is None:
-            from taskq.worker.rq_desk import Desk  # noqa: PLC0415 (RQ: only where a job needs it)
+            # RQ: only where a job needs it
+            from taskq.worker.rq_desk import Desk  # noqa: PLC0415
+            from taskq.worker.rq_settling import settle  # noqa: PLC0415
 
+            self._settle = settle
             pool = self._memory.redis().connection_pool
             self._desk = Desk(pool, self._memory, self._jobs_app, WORKER)
-        self._desk.settle(claim, 0.0, counting=not counted)
+        self._settle(self._desk, claim, 0.0, counting=not counted)
         self._desk.tidy()
         self._ended([claim.id])
