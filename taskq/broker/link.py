@@ -37,7 +37,8 @@ def is_final(err: Exception) -> bool:
 
 
 _PASSING_REPLY = re.compile(
-    "(?:^|: -|caused error: )(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED) "
+    "(?:^|: -|caused error: )"
+    "(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|NOREPLICAS|READONLY|TRYAGAIN|UNBLOCKED) "
 )
 """Error replies that mean: not now, or not here. Redis 6 puts those of a script's commands behind
 the script's own words, redis-py those of a pipeline's behind its own."""
