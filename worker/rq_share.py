@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHARE = 0.12
-"""Of the time; with what Redis does for it, a job in ten costs the others a fifth of their rate."""
+SHARE = 0.08
+"""Of the time, not counting what Redis does for it."""
 MOST_WAITING = 2_000
 """Ended jobs that wait for the lane: with more, nothing is reserved. A crash runs them again."""
 _FIRST_S = 0.0005
@@ -30,6 +30,7 @@ class Share:
         """Nothing is used; `is_busy` says whether there are jobs for all the time there is."""
         self._is_busy = is_busy
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._next = 0.0
         self._each_s = _FIRST_S
 
@@ -39,16 +40,16 @@ class Share:
         Args:
             waiting: ends that wait for the lane: the more, the larger its part.
         """
-        while True:
-            with self._lock:
-                now = time.monotonic()
-                pause = self._next - now
-                if pause <= 0 or not self._is_busy():
-                    # what was not used is not saved up
-                    self._next = max(self._next, now) if pause <= 0 else now
-                    self._next += self._each_s / share(waiting)
-                    return time.thread_time()
-            time.sleep(min(pause, _LOOK_S))
+        with self._turn:  # one thread waits by the clock, the others for it
+            while True:
+                with self._lock:
+                    now = time.monotonic()
+                    pause = self._next - now
+                    if pause <= 0 or not self._is_busy():
+                        # what was not used is not saved up, and is no debt
+                        self._next = now + self._each_s / share(waiting)
+                        return time.thread_time()
+                time.sleep(min(pause, _LOOK_S))
 
     def used(self, began: float) -> None:
         """An end is done that `take_turn` allowed."""

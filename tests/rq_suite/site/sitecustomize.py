@@ -6,7 +6,9 @@ of connecting, so that what they check (URLs, settings of connections) stays as 
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import multiprocessing.util
 import os
 from typing import Any
 
@@ -79,7 +81,14 @@ def _by_turns(ours: Any, theirs: Any) -> Any:
     return Worker
 
 
+def _leave_nobody() -> None:
+    """A failed test of worker pools leaves its workers running, and Python would wait for them."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 if os.environ.get("RQ_SUITE_PORT"):
+    atexit.register(_leave_nobody)  # after what multiprocessing has registered: called before it
     _lead_to(int(os.environ["RQ_SUITE_PORT"]))
     if os.environ["RQ_SUITE_WORKERS"] != "theirs":
         from rq.worker import SimpleWorker, Worker
