@@ -6,10 +6,10 @@ of connecting, so that what they check (URLs, settings of connections) stays as 
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import multiprocessing.util
+import multiprocessing
 import os
+from multiprocessing import util
 from typing import Any
 
 PORT = 6379
@@ -88,7 +88,7 @@ def _leave_nobody() -> None:
 
 
 if os.environ.get("RQ_SUITE_PORT"):
-    atexit.register(_leave_nobody)  # after what multiprocessing has registered: called before it
+    util.Finalize(None, _leave_nobody, exitpriority=10)
     _lead_to(int(os.environ["RQ_SUITE_PORT"]))
     if os.environ["RQ_SUITE_WORKERS"] != "theirs":
         from rq.worker import SimpleWorker, Worker
