@@ -112,6 +112,13 @@ def deleted_parent(queue: Queue, fns: ModuleType) -> None:
     queue.remove("x")
 
 
+def fan_in(queue: Queue, fns: ModuleType) -> None:
+    for name in "abcdefg":
+        queue.enqueue(fns.add, 1, job_id=name)
+    queue.enqueue(fns.add, 1, job_id="h", depends_on=list("abcdefg"))
+    queue.enqueue(fns.add, 1, job_id="i", depends_on=list("gfa"))
+
+
 def kept_for_ever(queue: Queue, fns: ModuleType) -> None:
     queue.enqueue(fns.add, 1, job_id="a", result_ttl=-1)
     queue.enqueue(fns.add, 1, job_id="b", depends_on="a", result_ttl=-1)
@@ -155,7 +162,7 @@ def snapshot(client: redis.Redis) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("graph", "left"),
     [(chain, []), (diamond, []), (waits_for_another, []), (another_queue, []), (failure, []),
-     (canceled_dependent, []), (deleted_parent, []), (kept_for_ever, []),
+     (canceled_dependent, []), (deleted_parent, []), (fan_in, []), (kept_for_ever, []),
      (canceled_while_it_runs, ["e"])],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip

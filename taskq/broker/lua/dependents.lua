@@ -1,18 +1,30 @@
 -- What RQ does for the dependents of a job that has ended: who waits for nothing else goes into its queue.
 -- Placed after `lib`. Only what is as RQ's enqueue leaves it; all else is left to RQ's own code.
-local MOST_DEPENDENTS = 100  -- more would hold up everybody else's commands
+local MOST_DEPENDENTS, MOST_DEPENDENCIES = 100, 1000  -- more would hold up everybody else's commands,
+local looks = 2000                                    -- and so would more looks at others in one call
+local blocked = {}  -- dependent -> one that it waited for at the last look of this call
 
 local function waits_for(id) return P .. ':job::' .. id .. ':dependencies' end
 
--- Whether all that a dependent waits for, but for `parent`, has ended well enough.
+-- Whether one that a dependent waits for has ended well enough. For one that is gone RQ does not ask any more.
+local function ended_well(id, failures_too)
+  looks = looks - 1
+  local status = redis.pcall('HGET', jobkey(id), 'status')
+  return not status or status == 'finished' or (failures_too and status == 'failed')
+end
+
+-- Whether all that a dependent waits for, but for `parent`, has ended well enough; nil: too many to look at.
 local function met(id, parent, failures_too)
-  local others = redis.pcall('SMEMBERS', waits_for(id))
-  if others.err then return nil end
-  for _, other in ipairs(others) do
-    if other ~= parent then
-      local status = redis.pcall('HGET', jobkey(other), 'status')  -- of one that is gone RQ asks no more
-      if status and status ~= 'finished' and not (failures_too and status == 'failed') then return false end
+  local known = blocked[id]
+  if known and known ~= parent and not ended_well(known, failures_too) then return false end
+  local size = redis.pcall('SCARD', waits_for(id))
+  if type(size) ~= 'number' or size > MOST_DEPENDENCIES then return nil end
+  for _, other in ipairs(redis.pcall('SMEMBERS', waits_for(id))) do
+    if other ~= parent and not ended_well(other, failures_too) then
+      blocked[id] = other
+      return false
     end
+    if looks < 0 then return nil end
   end
   return true
 end
