@@ -10,18 +10,8 @@ from datetime import datetime
 from urllib.parse import parse_qsl, quote
 
 from taskq.inspector import Criteria
-from taskq.states import Status
+from taskq.states import STATUSES, Status
 
-STATUSES = (
-    "queued",
-    "started",
-    "scheduled",
-    "deferred",
-    "failed",
-    "stopped",
-    "finished",
-    "canceled",
-)
 PERIODS = {"15m": "15 minutes", "1h": "1 hour", "24h": "24 hours", "7d": "7 days"}
 
 _LONGEST = 1_000

@@ -7,12 +7,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from taskq.dashboard.asking import STATUSES, Asked, BadRequest, Filter
+from taskq.dashboard.asking import Asked, BadRequest, Filter
 from taskq.dashboard.desk import Desk
 from taskq.dashboard.hiding import HIDDEN, Hider
 from taskq.dashboard.pages import Page, missing
 from taskq.dashboard.timeline import Moment, timeline
 from taskq.inspector import Around, JobRow, JobStory, Peeked, ScheduleList, StepRow
+from taskq.states import STATUSES
 from taskq.terminal import safe_line
 
 LIMIT = 50
@@ -92,7 +93,9 @@ async def job_page(desk: Desk, asked: Asked) -> Page:
         "too_large": story.too_large,
     }
     status = 410 if row.status == "missing" else 200
-    last = next((one for one in reversed(moments) if one.traceback), None)
+    goes_on = row.status in ("queued", "scheduled", "started")
+    told = [one for one in moments if one.traceback or (goes_on and one.error)]
+    last = told[-1] if told else None
     shown = {
         "last_failure": last,
         "call_text": _call_text(data["call"]),

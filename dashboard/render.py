@@ -20,8 +20,8 @@ _BY_TONE = {
     "bad": "failed stopped missing unreadable bad",
     "run": "started running busy begun",
     "good": "finished done",
-    "wait": "queued scheduled deferred due timer",
-    "warn": "suspended retried retrying warn",
+    "wait": "queued scheduled deferred due timer postponed given_back",
+    "warn": "suspended retried retrying crashed lost warn",
 }
 _TONES = {one: tone for tone, text in _BY_TONE.items() for one in text.split()}
 """The colour of a status; its word is always there as well."""

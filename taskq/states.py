@@ -37,3 +37,15 @@ class Status(str, Enum):
 
 ENDED = frozenset({Status.FINISHED, Status.FAILED, Status.STOPPED, Status.CANCELED})
 """A job in one of these never runs again unless somebody asks for it."""
+
+STATUSES = (
+    "queued",
+    "started",
+    "scheduled",
+    "deferred",
+    "failed",
+    "stopped",
+    "finished",
+    "canceled",
+)
+"""What lists can be filtered by, in the order in which people are shown them."""

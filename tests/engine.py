@@ -20,6 +20,7 @@ from taskq.broker.scripts import script
 from taskq.worker.claim import Claim
 
 NO_TEXT = base64.b64encode(zlib.compress(b""))
+RETRIED = '["retried",1.0,2.0,"builtins.ValueError","no"]'
 REGISTRIES = ("scheduled", "deferred", "wip", "finished", "failed", "canceled")
 
 
@@ -87,7 +88,9 @@ class Engine:
             rest = {
                 "f": ("1.0", "2.0", b"MQ=="),
                 "x": ("1.0", "2.0", NO_TEXT, '["builtins.ValueError","no",1]'),
-                "r": ("", "", ""),
+                "r": ("", "", "", RETRIED),
+                "g": ("",),
+                "d": ('["crashed",1.0,2.0,"",""]',),
                 "u": ("10",),
             }.get(kind, ())
         answer = self.run(

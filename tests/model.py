@@ -188,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         reserved = self.held[pick % len(self.held)]
         job = self.jobs[reserved.id]
         owns = job.state == "started" and job.exec_id == reserved.exec_id
-        rest: tuple[Any, ...] = ("3", "", "") if kind == "R" else ()
+        rest: tuple[Any, ...] = ("3", "", "", "") if kind == "R" else ()
         code = self.engine.settle(reserved, kind.lower(), *rest, unique=job.unique)
         assert code == int(owns), (kind, job)
         if not owns:

@@ -19,6 +19,7 @@ FIELDS = """
     tq_token tq_attempts tq_crashes tq_unknown tq_begun tq_cancel tq_progress tq_retry tq_retries
     tq_timeout tq_redeliver tq_unique tq_on_success tq_on_failure tq_of_at tq_of_status tq_stream
     tq_read tq_story tq_signed_as tq_for tq_due tq_durable tq_seen tq_step_of tq_steps tq_timer
+    tq_runs
 """.split()
 """Of a job's hash."""
 

@@ -46,10 +46,10 @@ def failed(started: float, ended: float, text: bytes, error: str, ttl_s: int, un
     return Item("x", unique, str(ttl_s), rest, len(text))
 
 
-def retried(delay_s: float, *, front: bool = False, left: int | None = None) -> Item:
-    """It runs again, now or later."""
+def retried(run: str, delay_s: float, *, front: bool = False, left: int | None = None) -> Item:
+    """It runs again, now or later; `run` is how it ended this time (see runs.py)."""
     delay = f"{delay_s:.6f}" if delay_s > 0 else ""
-    return Item("r", "", "", (delay, "1" if front else "", "" if left is None else left))
+    return Item("r", "", "", (delay, "1" if front else "", "" if left is None else left, run))
 
 
 def unknown(delay_s: float) -> Item:
@@ -67,11 +67,19 @@ def asleep(due: float, place: str) -> Item:
     return Item("s", "", "", (f"{due:.6f}", place))
 
 
+def given_back(run: str) -> Item:
+    """To the head of its queue, after it had begun."""
+    return Item("g", "", "", (run,))
+
+
+def crashed(run: str) -> Item:
+    """The same, after the process that ran it died: that counts."""
+    return Item("d", "", "", (run,))
+
+
 _ENDS = ("f", "x")
-GIVEN_BACK = Item("g", "", "", ())
-"""To the head of its queue."""
-CRASHED = Item("d", "", "", ())
-"""The same, after the process that ran it died: that counts."""
+GIVEN_BACK = given_back("")
+"""To the head of its queue; it had not begun."""
 
 
 def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int]]:

@@ -23,6 +23,7 @@ from taskq.worker.outcome import (
     Stopped,
     TimeLimit,
     crash_verdict,
+    crashed_item,
     crashes_so_far,
     cut_short_item,
     error_type,
@@ -174,7 +175,7 @@ class Life:
             job_log.error("%s (job %s) is run again (crash %d of %d). %s\n%s",
                           claim.name, claim.id, crashes_so_far(claim) + 1, MAX_CRASHES, error,
                           error.trace, extra=_extra(claim))  # fmt: skip
-            self._settler.add(claim, items.CRASHED)
+            self._settler.add(claim, crashed_item(claim, error))
             return
         claim.fields.pop(b"retries_left", None)  # crashes have a limit of their own
         claim.outcome = (None, verdict)

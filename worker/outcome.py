@@ -24,6 +24,7 @@ from taskq.worker import items
 from taskq.worker.claim import YEAR_S
 from taskq.worker.items import Item
 from taskq.worker.reported import Reported
+from taskq.worker.runs import run
 from taskq.worker.settings import MAX_CRASHES
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def failure_item(claim: Claim, err: BaseException) -> Item:
 
 def _failure_item(claim: Claim, err: BaseException) -> Item:
     if isinstance(err, RetryLater):
-        return items.retried(err.seconds)
+        return items.retried(run(claim, "postponed"), err.seconds)
     left = int(_safe_number(claim, b"retries_left"))
     if left > 0 and not isinstance(err, StepMismatch):  # that takes other code
         policy = _policy(claim)
@@ -200,7 +201,8 @@ def _failure_item(claim: Claim, err: BaseException) -> Item:
             if policy is not None:
                 delay = policy.jittered(delay)
             front = claim.fields.get(b"enqueue_at_front_on_retry") == b"1"
-            return items.retried(delay, front=front, left=left - 1)
+            ended = run(claim, "retried", *kind_and_message(err))
+            return items.retried(ended, delay, front=front, left=left - 1)
     text, error = describe(claim, err)
     now = time.time()
     return items.failed(claim.begun_at or now, now, text, error, _safe_ttl(claim), claim.unique)
@@ -263,16 +265,12 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     if isinstance(err, Reported):
         return err.text, err.error
     tb = user_part(err.__traceback__)
+    kind, message = kind_and_message(err)
     if isinstance(err, TimeLimit):
-        kind, message = "taskq.errors.TaskTimeout", str(err)
         shown = _as_rq(claim, message) if claim.pickled else err
         shown.__cause__ = err.__cause__
         lines = traceback.format_exception(type(shown), shown, tb)
     else:
-        kind = f"{type(err).__module__}.{type(err).__qualname__}"
-        if isinstance(err, Interrupted):
-            kind = "taskq.errors.JobFailed"
-        message = message_of(err)
         try:
             lines = (
                 [getattr(err, "trace", "")]
@@ -283,6 +281,18 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
             lines = [f"{kind}: {message}\n"]
     error = json.dumps([kind, message, claim.attempt])
     return base64.b64encode(zlib.compress(shortened("".join(lines)))), error
+
+
+def kind_and_message(err: BaseException) -> tuple[str, str]:
+    """Dotted name of what callers see, and its text."""
+    if isinstance(err, Reported):
+        kind, message, _attempts = json.loads(err.error)
+        return kind, message
+    if isinstance(err, TimeLimit):
+        return "taskq.errors.TaskTimeout", str(err)
+    if isinstance(err, Interrupted):
+        return "taskq.errors.JobFailed", message_of(err)
+    return f"{type(err).__module__}.{type(err).__qualname__}", message_of(err)
 
 
 def _as_rq(claim: Claim, message: str) -> BaseException:
@@ -332,7 +342,7 @@ def cut_short_item(claim: Claim) -> Item:
         return failure_item(
             claim, Interrupted("Its worker was stopped, and the task says redeliver=False.")
         )
-    return items.GIVEN_BACK
+    return items.given_back(run(claim, "given_back"))
 
 
 def crash_verdict(claim: Claim, err: Crashed) -> Crashed | None:
@@ -349,6 +359,11 @@ def crash_verdict(claim: Claim, err: Crashed) -> Crashed | None:
         f"Crash loop: {crashes} processes died while running this job. The last one: {err}{story}"
     )
     return Crashed(told, err.trace)
+
+
+def crashed_item(claim: Claim, err: Crashed) -> Item:
+    """The settle item of a job that runs again after its process died."""
+    return items.crashed(run(claim, "crashed", "", message_of(err)))
 
 
 def crashes_so_far(claim: Claim) -> int:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from rq.executions import Execution
 
     from taskq.worker.claim import Claim
+    from taskq.worker.items import Item
     from taskq.worker.rq_classes import LaneQueue, LaneWorker
     from taskq.worker.rq_fence import Fence
 
@@ -202,12 +203,18 @@ class End:
         job.closing = True
         job._result = self._value
         job._status = JobStatus.FINISHED if self._error is None else JobStatus.FAILED
+        item: Item | None = None
         if self._claim.stopped:
             worker._stopped_job_id = job.id
         elif self._error is not None:
             item = failure_item(self._claim, self._error)
             job.again = _again(item.rest) if item.kind == "r" else None
         fence.also = self._extra(own, counting=counting)
+        if job.again and item is not None:
+            ran = script("ran").text
+            fence.also.append(
+                ("EVAL", ran, 2, queue.prefix, own, job.id, item.rest[3], worker.name)
+            )
         registry = queue.started_job_registry
         if self._error is not None:
             worker.handle_job_failure(
@@ -317,5 +324,5 @@ class End:
 
 def _again(rest: tuple[Any, ...]) -> tuple[float, bool, int | None]:
     """Pause, front and retries left, from a retry item of the settle script."""
-    delay, front, left = rest
+    delay, front, left, _run = rest
     return float(delay or 0), front == "1", None if left == "" else int(left)

@@ -19,7 +19,7 @@ from taskq.states import Status
 from taskq.terminal import safe, safe_line
 
 if TYPE_CHECKING:
-    from taskq.inspector import JobRow, JobStory, ResultEntry, StepRow
+    from taskq.inspector import JobRow, JobStory, ResultEntry, Run, StepRow
 
 _VALUE_CHARS = 60
 """Of a step's value; `--json` gives all of it."""
@@ -79,6 +79,7 @@ def as_data(story: JobStory) -> dict[str, Any]:
         "meta": data(story.meta),
         "options": story.options,
         "results": [_entry_data(entry) for entry in story.results],
+        "runs": [_run_data(run) for run in story.runs],
         "progress": progress_data(story.progress),
         "steps": [_step_data(one) for one in story.steps],
         "callbacks": list(story.callbacks),
@@ -118,6 +119,17 @@ def _entry_data(entry: ResultEntry) -> dict[str, Any]:
     }
 
 
+def _run_data(run: Run) -> dict[str, Any]:
+    return {
+        "kind": run.kind,
+        "started_at": iso(run.started_at),
+        "ended_at": iso(run.ended_at),
+        "worker": run.worker,
+        "error_type": run.error_type,
+        "error": run.error,
+    }
+
+
 def _lines(story: JobStory) -> list[str]:
     row = story.row
     status = paint(safe_line(row.status), COLORS.get(row.status), bold=True)
@@ -130,9 +142,13 @@ def _lines(story: JobStory) -> list[str]:
     elif story.results and story.results[0].traceback:
         lines += ["", paint("traceback", None, bold=True)]
         lines += safe(story.results[0].traceback.rstrip()).split("\n")
-    if len(story.results) > 1:
+    earlier: list[tuple[float | None, ResultEntry | Run]]
+    earlier = [(entry.at, entry) for entry in story.results[1:]]
+    earlier += [(run.ended_at, run) for run in story.runs]
+    if earlier:
+        earlier.sort(key=lambda one: one[0] or 0.0, reverse=True)
         lines += ["", paint("earlier executions", None, bold=True)]
-        lines += [_earlier(entry) for entry in story.results[1:]]
+        lines += [_earlier(at, one) for at, one in earlier]
     return lines
 
 
@@ -222,7 +238,7 @@ def _when(at: float | None) -> str:
     )
 
 
-def _earlier(entry: ResultEntry) -> str:
-    parts = [iso(entry.at) or "?", entry.kind, took(entry.started_at, entry.ended_at)]
-    parts += [entry.worker, ": ".join(filter(None, (entry.error_type, entry.error)))]
+def _earlier(at: float | None, one: ResultEntry | Run) -> str:
+    parts = [iso(at) or "?", one.kind.replace("_", " "), took(one.started_at, one.ended_at)]
+    parts += [one.worker, ": ".join(filter(None, (one.error_type, one.error)))]
     return "  ".join(safe_line(part, 200) for part in parts if part)

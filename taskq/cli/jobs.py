@@ -10,7 +10,6 @@ from taskq.cli.connect import open_inspector
 from taskq.cli.options import command, json_option, redis_option, setting
 from taskq.cli.output import print_json, say
 from taskq.cli.query import (
-    STATUSES,
     criteria,
     explain_cut,
     filter_options,
@@ -18,6 +17,7 @@ from taskq.cli.query import (
     rows_table,
     status_option,
 )
+from taskq.states import STATUSES
 
 _JOBS_HELP = """List jobs, newest first. Reads only; payloads are never unpickled.
 

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STATUSES = (
-    "queued",
-    "started",
-    "scheduled",
-    "deferred",
-    "failed",
-    "stopped",
-    "finished",
-    "canceled",
-)
 COLORS = {
     "failed": "red",
     "stopped": "red",

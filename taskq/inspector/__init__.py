@@ -23,6 +23,7 @@ from taskq.inspector.query import Inspector, Query
 from taskq.inspector.rates import Rates, rates
 from taskq.inspector.results import ResultEntry
 from taskq.inspector.rows import JobRow, listed
+from taskq.inspector.runs import Run
 from taskq.inspector.schedules import ScheduleList, ScheduleRow, schedule, schedules
 from taskq.inspector.server import ServerInfo
 from taskq.inspector.statistics import FailureGroup, Point, Series, failure_groups, series
@@ -54,6 +55,7 @@ __all__ = [
     "QueueInfo",
     "Rates",
     "ResultEntry",
+    "Run",
     "ScheduleList",
     "ScheduleRow",
     "Series",

@@ -9,6 +9,8 @@ from typing import Any
 from taskq.inspector.query import Query
 from taskq.inspector.results import MAX_TRACEBACK, ResultEntry, read_entries
 from taskq.inspector.rows import JobRow, listed
+from taskq.inspector.runs import FIELD as RUNS
+from taskq.inspector.runs import Run, read_runs
 from taskq.inspector.steps import StepRow, steps
 from taskq.inspector.values import count, fields, items, number, raw, text
 from taskq.keys import Keys
@@ -44,7 +46,7 @@ _SMALL = (
     "tq_durable",
     "tq_steps",
 )
-_LARGE = ("data", "description", "meta", "exc_info")
+_LARGE = ("data", "description", "meta", "exc_info", RUNS)
 _KNOWN = frozenset({*_SMALL, *_LARGE, "status", "origin", "created_at", "enqueued_at"}) | frozenset(
     {"started_at", "ended_at", "worker_name", "retries_left", "tq_retries", "tq_token", FIELD}
 )
@@ -64,6 +66,7 @@ class JobStory:
         meta: the job's meta, or None.
         options: small fields as they stand in the hash, without the empty ones.
         results: how its executions ended, newest first, at most ten.
+        runs: executions after which it was to run again, oldest first, the last twenty.
         progress: what it reported last, or None.
         steps: what is recorded of a durable job, the last 200.
         callbacks: ids of the jobs that are enqueued at its end: "ID-success", "ID-failure".
@@ -79,6 +82,7 @@ class JobStory:
     meta: Peeked | None
     options: dict[str, str]
     results: tuple[ResultEntry, ...]
+    runs: tuple[Run, ...]
     progress: Progress | None
     steps: tuple[StepRow, ...]
     callbacks: tuple[str, ...]
@@ -122,6 +126,7 @@ def story(keys: Keys, job_id: str) -> Query[JobStory | None]:
         meta=peek(large["meta"]) if large["meta"] else None,
         options={name: value for name, value in options.items() if value},
         results=results,
+        runs=read_runs(large[RUNS]),
         progress=parse_progress(progress if isinstance(progress, bytes) else None),
         steps=recorded,
         callbacks=tuple(

@@ -59,7 +59,7 @@ def patient(broker, redis_client) -> Patient:
     done, failed, again, canceled, _running = engine.reserve("worker01")
     engine.settle(done, "f")
     engine.settle(failed, "x")
-    engine.settle(again, "r", "30", "", "")
+    engine.settle(again, "r", "30", "", "", "")
     engine.run("cancel", engine.enqueue()[0], broker.clock.iso())
     engine.settle(canceled, "c")
     engine.enqueue(3)

@@ -37,7 +37,7 @@ def retry(engine: Engine, client: redis.Redis, job_id: str) -> None:
     [job] = engine.reserve(A)
     assert job.id == job_id
     left = int(job.fields[b"retries_left"]) - 1
-    assert engine.settle(job, "r", "", "", left) == 1
+    assert engine.settle(job, "r", "", "", left, "") == 1
     assert field(client, job_id, "retries_left") == str(left).encode()
 
 
@@ -121,7 +121,7 @@ def test_a_retry_that_the_task_asks_for_is_not_counted(engine: Engine, broker, r
     """`Retry.later()` uses up none."""
     [one] = engine.enqueue(fields=["retries_left", "2"])
     [job] = engine.reserve(A)
-    assert engine.settle(job, "r", "", "", "") == 1
+    assert engine.settle(job, "r", "", "", "", "") == 1
     assert field(redis_client, one, "tq_retries") is None
     assert field(redis_client, one, "retries_left") == b"2"
 

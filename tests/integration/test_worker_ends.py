@@ -294,7 +294,7 @@ def test_hostile_fields_fail_only_their_own_job(app, running, redis_client: redi
         b"",
         b"[[[[" * 5000,
     ]
-    names = """data origin status created_at enqueued_at timeout tq_timeout
+    names = """tq_runs data origin status created_at enqueued_at timeout tq_timeout
         result_ttl failure_ttl ttl retries_left retry_intervals tq_retry meta description
         tq_attempts tq_crashes tq_unknown
         tq_redeliver tq_unique tq_cancel tq_token enqueue_at_front worker_name started_at""".split()

@@ -348,7 +348,7 @@ def test_items_that_share_their_head_are_packed_as_one_group_and_keep_their_orde
         (claims[0], done),
         (claims[1], GIVEN_BACK),
         (claims[2], done),
-        (claims[3], retried(1.5, left=2)),
+        (claims[3], retried("[]", 1.5, left=2)),
         (claims[4], canceled("lock")),
     ]
     args, order = pack_items(batch)

@@ -1,4 +1,4 @@
--- include: stats lib reclaim
+-- include: stats lib runs reclaim
 -- One repair of `taskq doctor`. Looks again first: what has changed since it was found is left alone.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 what   2 now, ISO   3 name: job id, member, or key   4 queue   5 status as it was found   6 number or text (below)

@@ -1,10 +1,7 @@
 -- Shared by recover and release; placed after lib.
 
 -- One execution of a worker that is gone (or gave it up): its job runs again, or is failed with the reason.
--- begun: whether its code is known to have run; only then does a crash count.
--- A worker's name in our JSON: what lies in Redis may be anything.
-local function called(worker) return worker and (string.gsub(string.sub(worker, 1, 100), '[^%w%-_%.:]', '?')) or '?' end
-
+-- begun: whether its code has run, nil if that is not known; a crash counts where it has.
 local function reclaim(queue, member, iso, limit_crashes, story, begun)
   local cut = #member - string.find(string.reverse(member), ':', 1, true)
   local id, exec = string.sub(member, 1, cut), string.sub(member, cut + 2)
@@ -13,7 +10,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
   redis.pcall('DEL', P .. ':execution:' .. member)
   redis.pcall('ZREM', P .. ':executions:' .. id, exec)
   local f = redis.pcall('HMGET', key, 'status', 'tq_redeliver', 'tq_crashes', 'tq_begun', 'failure_ttl', 'tq_unique', 'worker_name',
-    'tq_on_failure', 'tq_story')
+    'tq_on_failure', 'tq_story', 'tq_runs', 'started_at')
   if f.err then
     fail(queue, id, YEAR, story, '["taskq.errors.PayloadError","Its worker is gone, and its record in Redis is broken: it is not a hash.",1]', iso)
     count(queue, 'corrupt', 1)
@@ -21,7 +18,7 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
     return 'failed'
   end
   if f[1] ~= 'started' then return 'gone' end
-  begun = begun or f[4] == exec
+  if f[4] == exec then begun = true end
   local ttl = tonumber(f[5] or YEAR) or YEAR
   local function give_up(err)
     if f[8] then tell(id, 'failure', iso, story, err) end
@@ -46,6 +43,10 @@ local function reclaim(queue, member, iso, limit_crashes, story, begun)
       return give_up('["taskq.errors.JobFailed","Crash loop: ' .. crashes
         .. ' worker processes died while running this job: ' .. told .. '.",' .. crashes .. ']')
     end
+  end
+  if begun ~= false then
+    local run = string.format('["%s","%s",%s,"",""]', begun and 'crashed' or 'lost', called(f[11]), micros(NOW))
+    add_run(key, run, f[7], f[10])
   end
   redis.pcall('HSET', key, 'status', 'queued')
   return requeue('LPUSH', queue, id, iso) and 'back' or 'failed'

@@ -1,4 +1,4 @@
--- include: stats lib reclaim sample
+-- include: stats lib runs reclaim sample
 -- Sweep: extend the leases of workers that live, take back what dead workers held, expire old entries.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 lease s   2 now, ISO   3 crashes after which a job is failed   4 traceback text for that (zlib + base64)
@@ -81,7 +81,7 @@ for _, queue in ipairs(names) do
         redis.pcall('ZADD', wip, whole(math.min(beat(uid), NOW) + lease + MARGIN), member)
         extended = extended + 1
       else
-        local what = reclaim(queue, member, iso, limit_crashes, story, false)
+        local what = reclaim(queue, member, iso, limit_crashes, story, nil)
         if what == 'back' then requeued = requeued + 1 elseif what == 'failed' then failed = failed + 1 end
       end
     else

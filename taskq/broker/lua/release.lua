@@ -1,4 +1,4 @@
--- include: stats lib reclaim
+-- include: stats lib runs reclaim
 -- Give back at once what one worker holds: after its death was seen, after a reserve whose answer was lost, at its end.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker uid   2 'dead' | 'bye' | the number of a reserve call: only what that one handed out
@@ -47,7 +47,7 @@ if type(names) == 'string' then
     for n = #mine, 1, -1 do      -- the last first: each goes to the head, so order is kept
       local m = mine[n]
       local id = ids[m]
-      local r = reclaim(queue, m, iso, limit_crashes, story, begun[id])
+      local r = reclaim(queue, m, iso, limit_crashes, story, begun[id] or false)
       if r == 'back' then requeued = requeued + 1 elseif r == 'failed' then failed = failed + 1 end
     end
   end

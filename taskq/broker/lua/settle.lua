@@ -1,4 +1,4 @@
--- include: stats lib dependents
+-- include: stats lib runs dependents
 -- Record what became of reserved jobs, as one batch. Fenced: an execution that no longer owns its lease changes nothing.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker name   2 now, ISO   3 finished count   4 failed count   5 working time s
@@ -10,9 +10,9 @@
 --          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
---          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is)
---          g give back     job: id; the last given is the first to run: to the head of its queue
---          d died          job: id; as g, after the process died that ran it: counted in tq_crashes
+--          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is), the execution (see runs)
+--          g give back     job: id, the execution, or '' if it had not begun; the last given is the first to run: to the head of its queue
+--          d died          job: id, the execution; as g, after the process died that ran it: counted in tq_crashes
 --          u unknown task  job: id, delay s: scheduled, and counted in tq_unknown
 --          c canceled      job: id
 --          s sleeps        job: id, due (epoch), place of the timer among its steps
@@ -20,7 +20,7 @@
 --        that are not as RQ's enqueue leaves them, or is not kept itself: see dependents.lua)
 -- O(1) a job, O(dependents) where it has any. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
-local width = { f = 4, x = 5, r = 4, g = 1, d = 1, u = 2, c = 1, s = 3 }
+local width = { f = 4, x = 5, r = 5, g = 2, d = 2, u = 2, c = 1, s = 3 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
 local call = redis.pcall
 
@@ -97,6 +97,7 @@ local function again(queue, kind, id, a)
   if kind == 'r' then
     front, left = ARGV[a + 2], ARGV[a + 3]
     reopen(id)
+    add_run(key, ARGV[a + 4], worker)
   end
   call('HINCRBY', key, kind == 'r' and 'tq_attempts' or 'tq_unknown', 1)
   if left ~= '' then
@@ -195,6 +196,7 @@ while at <= #ARGV do
           call('HINCRBY', jobkey(id), 'tq_crashes', 1)
           call(HSET, jobkey(id), 'tq_story', string.sub(told, -1000))
         end
+        add_run(jobkey(id), ARGV[a + 1], worker)
         call(HSET, jobkey(id), 'status', 'queued')
         requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then

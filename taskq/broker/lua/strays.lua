@@ -1,4 +1,4 @@
--- include: stats lib reclaim
+-- include: stats lib runs reclaim
 -- What a living worker holds as Redis sees it: list it, or take back what the worker knows nothing of.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker uid   2 now, ISO   3 crashes after which a job is failed   4 traceback text for that (zlib + base64)
