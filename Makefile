@@ -13,7 +13,7 @@ STAMP := $(VENV)/.made
 PIP := -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test faults rq-suite rq-tools test-all lint types bench docs clean
+.PHONY: help dev demo test axe faults rq-suite rq-tools test-all lint types bench docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: $(STAMP)  ## the main job on real input, with an embedded Redis
 
 test: $(STAMP)  ## the whole test suite in parallel (ARGS="-k name" for a part of it)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+axe: $(STAMP)  ## axe-core for the test of accessibility, from npm (fetched)
+	@$(BIN)/python tests/browser/fetch_axe.py
 
 rq-suite: $(STAMP)  ## RQ's own test suite with our Worker in it (fetched; ARGS="--mode ours tests/test_worker.py")
 	@$(BIN)/python -m tests.rq_suite $(ARGS)
@@ -86,4 +89,4 @@ docs: $(STAMP)  ## run the examples in README.md and docs/
 	@$(BIN)/python docs/run_examples.py $(ARGS)
 
 clean:  ## remove everything that make made
-	rm -rf $(VENV) .venv-* .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-* .types .axe build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
