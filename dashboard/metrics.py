@@ -1,6 +1,7 @@
 """Figures for Prometheus, in its text format; rq-exporter's names as well, for boards that exist.
 
-Gauges alone: what is counted lives in Redis and expires, so rates are given as they are.
+Gauges, and quantiles as summaries without sums: what is counted lives in Redis and expires, so
+rates are given as they are.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _queues(board: Board, add: _Add) -> None:
             sample
             for name, one in known
             for sample in _quantiles(name, one.wait if what == "wait" else one.run)
-        ])  # fmt: skip
+        ], "summary")  # fmt: skip
 
 
 def _of(queue: str) -> Labels:

@@ -189,3 +189,34 @@ def test_systemd_takes_the_units(tmp_path: Path):
     )  # fmt: skip
     complaints = [line for line in done.stderr.splitlines() if "taskq-" in line]
     assert complaints == []
+
+
+def test_compose_takes_the_file(tmp_path: Path):
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("docker-compose is not installed")
+    text = (DEPLOY / "docker" / "compose.yaml").read_text()
+    copy = tmp_path / "compose.yaml"
+    copy.write_text(text.replace("name: shop\n", "", 1))  # not known to version 1
+    done = subprocess.run(
+        [program, "--project-name", "shop", "--file", str(copy), "config"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)["services"]
+    assert set(shown) == {"redis", "worker", "scheduler", "dashboard"}
+    assert shown["worker"]["environment"] == {"TASKQ_REDIS_URL": "redis://redis:6379/0"}
+
+
+def test_manifests_fit_the_schemas_of_kubernetes():
+    """Of its own kinds; KEDA's are its own."""
+    program = shutil.which("kubernetes-validate")
+    if program is None:
+        pytest.skip("kubernetes-validate is not installed (pip; 100 MB of schemas)")
+    paths = [one for one in (DEPLOY / "kubernetes").glob("*.yaml") if one.name != "keda.yaml"]
+    done = subprocess.run(
+        [program, "--strict", *map(str, paths)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("passed") + done.stdout.count("passed") == 4
