@@ -3,7 +3,8 @@
     python -m benchmarks.dashboard pages      1,000,000 queued, 200,000 failed, 500 workers, 50
                                               queues
     python -m benchmarks.dashboard viewers    50 live viewers: Redis's load and memory beside one
-    python -m benchmarks.dashboard drain      a drain with ten live viewers and without
+    python -m benchmarks.dashboard drain      a drain with ten live viewers and without, in turn
+    python -m benchmarks.dashboard statistics a drain with the statistics and without, in turn
     python -m benchmarks.dashboard rq         rq-dashboard on the same data, if it is installed
 
 `--scale 0.01` for a quick look. Starts a private Redis, or takes that of `--url`, which `fill` has
@@ -15,22 +16,19 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
-import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zlib
 from base64 import b64encode
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import redis
 
+from benchmarks.drain_cost import dashboard, drains, watch
 from taskq.embedded import EmbeddedRedis
 
 QUEUES, WORKERS, QUEUED, FAILED = 50, 500, 1_000_000, 200_000
@@ -84,33 +82,6 @@ def fill(client: redis.Redis, scale: float) -> None:
         pipe.execute()
 
 
-@contextmanager
-def dashboard(url: str, *options: str):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "taskq", "dashboard", "--port", "0", *options],
-        stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "TASKQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    try:
-        process.stdout.readline()
-        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
-        wait_for(port, "/healthz")
-        yield process, port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def wait_for(port: int, path: str) -> None:
-    for _ in range(400):
-        try:
-            ask(port, path)
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit("it does not start")
-
-
 def ask(port: int, path: str) -> tuple[float, float, int, int]:
     """ms to the first byte, ms to the last, status, bytes on the wire."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -135,7 +106,7 @@ def p95(values: list[float]) -> float:
     return sorted(values)[max(int(len(values) * 0.95) - 1, 0)]
 
 
-def pages(client: redis.Redis, url: str, repeats: int) -> None:
+def pages(client: redis.Redis, url: str, repeats: int, some: slice) -> None:
     paths = ["/", "/queue?name=queue-07", "/jobs", "/jobs?status=queued", "/jobs?status=failed",
              "/jobs?status=failed&queue=queue-07", "/jobs?task=task_3", "/jobs?q=nothing-like-this",
              "/jobs?status=failed&q=E7", f"/job?id=job-{7:020}", "/workers", "/failures",
@@ -143,6 +114,7 @@ def pages(client: redis.Redis, url: str, repeats: int) -> None:
     with dashboard(url) as (process, port):
         later = json.loads(_body(port, "/api/jobs?status=failed"))["after"]
         paths.append(f"/jobs?status=failed&after={later}")
+        paths = paths[some]
         print(f"{'page':42} first byte: median  p95   Redis ms   kB")
         for path in paths:
             times, costs, size = [], [], 0
@@ -165,21 +137,6 @@ def _body(port: int, path: str) -> bytes:
     return connection.getresponse().read()
 
 
-def watch(port: int, count: int, path: str, stop: threading.Event) -> list[threading.Thread]:
-    def one() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", f"/events?view={path}", headers={"Accept-Encoding": "gzip"})
-        answer = connection.getresponse()
-        while not stop.is_set() and answer.readline():
-            pass
-        connection.close()
-
-    threads = [threading.Thread(target=one, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
 def viewers(client: redis.Redis, url: str, seconds: float) -> None:
     for count in (1, 50):
         with dashboard(url) as (process, port):
@@ -197,40 +154,6 @@ def viewers(client: redis.Redis, url: str, seconds: float) -> None:
             print(f"{count:3} viewers: Redis {spent:.1f} ms/s, {asked:,.0f} commands/s; dashboard "
                   f"{cpu:.0f} % of a core, {memory:.0f} MB", flush=True)  # fmt: skip
             stop.set()
-
-
-APP = """
-from taskq import TaskQ
-queue = TaskQ()
-@queue.task(result_ttl=60)
-def nothing(n): pass
-"""
-
-
-def drain(url: str, jobs: int, repeats: int, folder: Path) -> None:
-    (folder / "drain_app.py").write_text(APP)
-    env = {**os.environ, "TASKQ_REDIS_URL": url, "PYTHONPATH": str(folder)}
-    enqueue = ("import drain_app as a, sys\nfor s in range(0, int(sys.argv[1]), 1000):"
-               " a.queue.enqueue([a.nothing.call(n) for n in range(1000)])")  # fmt: skip
-    rates: dict[int, list[float]] = {0: [], 10: []}
-    for _ in range(repeats):
-        for count, found in rates.items():
-            redis.Redis.from_url(url).flushall()
-            subprocess.run([sys.executable, "-c", enqueue, str(jobs)], env=env, check=True)
-            with dashboard(url) as (_, port):
-                stop = threading.Event()
-                watch(port, count, "/", stop)
-                time.sleep(1)
-                begin = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, "-m", "taskq", "worker", "drain_app", "--burst",
-                     "--processes", "1", "--log-level", "error"],
-                    env=env, check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-                found.append(jobs / (time.perf_counter() - begin))
-                stop.set()
-    without, with_ten = (statistics.median(rates[count]) for count in (0, 10))
-    print(f"drain of {jobs:,}: {without:,.0f}/s without, {with_ten:,.0f}/s with ten viewers "
-          f"({(with_ten / without - 1) * 100:+.1f} %); all: {rates}")  # fmt: skip
 
 
 def rq_dashboard(url: str, repeats: int) -> None:
@@ -260,13 +183,22 @@ def rq_dashboard(url: str, repeats: int) -> None:
         process.terminate()
 
 
+def part_of(text: str) -> slice:
+    begin, _, end = text.partition(":")
+    return slice(int(begin or 0), int(end) if end else None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="+", choices=["fill", "pages", "viewers", "drain", "rq"])
+    parser.add_argument(
+        "what", nargs="+", choices=["fill", "pages", "viewers", "drain", "statistics", "rq"]
+    )
     parser.add_argument("--url", help="a Redis of one's own; it is filled if it is empty")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=200_000)
+    parser.add_argument("--pages", type=part_of, default=slice(None), help="some of them: 0:7")
+    parser.add_argument("--jobs", type=int, default=60_000, help="of a drain")
+    parser.add_argument("--pairs", type=int, default=6, help="of drains")
     options = parser.parse_args()
     if options.url:
         run(options, options.url)
@@ -284,14 +216,14 @@ def run(options: argparse.Namespace, url: str) -> None:
         took = time.perf_counter() - begin
         print(f"filled in {took:.0f} s, Redis has {used:,.0f} MB", flush=True)
     if "pages" in options.what:
-        pages(client, url, options.repeats)
+        pages(client, url, options.repeats, options.pages)
     if "viewers" in options.what:
         viewers(client, url, 10)
     if "rq" in options.what:
         rq_dashboard(url, 5)
-    if "drain" in options.what:
-        with tempfile.TemporaryDirectory() as folder:
-            drain(url, options.jobs, 3, Path(folder))
+    for what in ("drain", "statistics"):
+        if what in options.what:
+            drains(url, what, options.jobs, options.pairs)
 
 
 if __name__ == "__main__":
