@@ -213,3 +213,27 @@ def redis_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json` of commands that print."""
     return setting("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
+
+
+def log_options(command: F) -> F:
+    """What a service logs, and how."""
+    for decorate in (
+        setting(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            shared=True,
+            help="How it is logged.",
+        ),
+        setting(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+            default="info",
+            show_default=True,
+            shared=True,
+            help="What is logged.",
+        ),
+    ):
+        command = decorate(command)
+    return command

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 
-import click
-
 from taskq import logs
-from taskq.cli.options import app_argument, command, setting
+from taskq.cli.options import app_argument, command, log_options
 from taskq.cli.output import paint, plural, say
 from taskq.terminal import safe_line
 
@@ -29,22 +27,7 @@ TERM and INT end it at once: nothing is in its hands.
 
 @command("scheduler", text=_HELP, summary="Fire the schedules of an app.")
 @app_argument
-@setting(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    default="info",
-    show_default=True,
-    shared=True,
-    help="What is logged.",
-)
-@setting(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    shared=True,
-    help="How it is logged.",
-)
+@log_options
 def scheduler_command(app: str | None, log_level: str, log_format: str) -> None:
     """Check everything that can be wrong, then run until told to stop."""
     from taskq.finder import find_app  # noqa: PLC0415 (late: a command imports what it needs)

@@ -140,10 +140,18 @@ def _print(found: ScheduleList, *, upcoming: bool) -> None:
         say(f"{len(found.rows)} of {found.total:,} schedules: --limit shows more.")
 
 
-@schedules_command.command("show", short_help="Show one schedule.")
-@click.argument("name")
-@redis_option
-@json_option
+def _named(command: str, short_help: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command on the schedule NAME."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        for option in (json_option, redis_option, click.argument("name")):
+            function = option(function)
+        return schedules_command.command(command, short_help=short_help)(function)
+
+    return decorate
+
+
+@_named("show", "Show one schedule.")
 def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
     """Show everything about the schedule NAME, with its next five times."""
     from taskq.inspector import schedule  # noqa: PLC0415 (late: a command imports what it needs)
@@ -159,10 +167,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
         say(line)
 
 
-@schedules_command.command("run", short_help="Enqueue a schedule's job now.")
-@click.argument("name")
-@redis_option
-@json_option
+@_named("run", "Enqueue a schedule's job now.")
 def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
     """Enqueue the job of the schedule NAME now, beside its times."""
     from taskq.app import TaskQ  # noqa: PLC0415 (late: a command imports what it needs)
@@ -179,10 +184,7 @@ def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
         say(f"Enqueued as job {handle.id}.")
 
 
-@schedules_command.command("pause", short_help="Stop a schedule until it is resumed.")
-@click.argument("name")
-@redis_option
-@json_option
+@_named("pause", "Stop a schedule until it is resumed.")
 def pause_command(name: str, redis_url: str | None, as_json: bool) -> None:
     """Stop the schedule NAME until it is resumed. A new release of the code does not."""
     from taskq.schedules import changes  # noqa: PLC0415 (late: a command imports what it needs)
@@ -191,10 +193,7 @@ def pause_command(name: str, redis_url: str | None, as_json: bool) -> None:
             ("paused", "was paused already"))  # fmt: skip
 
 
-@schedules_command.command("resume", short_help="Let a paused schedule go on.")
-@click.argument("name")
-@redis_option
-@json_option
+@_named("resume", "Let a paused schedule go on.")
 def resume_command(name: str, redis_url: str | None, as_json: bool) -> None:
     """Let the schedule NAME go on with its next time; what was due meanwhile is not made up for."""
     from taskq.schedules import changes  # noqa: PLC0415 (late: a command imports what it needs)
@@ -203,11 +202,8 @@ def resume_command(name: str, redis_url: str | None, as_json: bool) -> None:
             ("resumed", "was not paused"))  # fmt: skip
 
 
-@schedules_command.command("remove", short_help="Remove a schedule.")
-@click.argument("name")
+@_named("remove", "Remove a schedule.")
 @setting("--yes", "-y", is_flag=True, help="Do not ask.")
-@redis_option
-@json_option
 def remove_command(name: str, yes: bool, redis_url: str | None, as_json: bool) -> None:
     """Remove the schedule NAME. Its jobs stay.
 

@@ -16,7 +16,7 @@ import click
 from taskq import logs
 from taskq.cli.appcheck import AppFacts, in_child
 from taskq.cli.banner import banner
-from taskq.cli.options import Duration, app_argument, command, setting
+from taskq.cli.options import Duration, app_argument, command, log_options, setting
 from taskq.cli.output import complain, say
 from taskq.errors import ConfigError, TaskQError
 
@@ -163,22 +163,7 @@ QUIT prints stacks; HUP replaces the processes one by one.
     shared=True,
     help="The address for that; 0.0.0.0 in a container.",
 )
-@setting(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    default="info",
-    show_default=True,
-    shared=True,
-    help="What is logged.",
-)
-@setting(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    shared=True,
-    help="How it is logged.",
-)
+@log_options
 def worker_command(app: str | None, **options: Any) -> None:
     """Check everything that can be wrong, then run until told to stop."""
     if not app and not options["rq"]:
