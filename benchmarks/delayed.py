@@ -199,34 +199,54 @@ def rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def cost_of_a_move(url: str, key: str, waiting: int, moves: int = 300) -> tuple[float, float]:
-    """Median ms of a look that moves one job, among so many that wait; RSS after it."""
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-        fill(client, waiting, time.time() + 86_400, key)
-        fill(client, moves, time.time() - 1_000_000, "due", "due")
-        due = client.zrange("due", 0, -1)
+class Waiting:
+    """A server where so many jobs wait, and a mover that is to move others, one at a time."""
 
-        async def move() -> list[float]:
+    def __init__(self, url: str, key: str, count: int, moves: int) -> None:
+        self.client = redis.Redis.from_url(url)
+        self.client.flushall()
+        fill(self.client, count, time.time() + 86_400, key)
+        fill(self.client, moves, time.time() - 1_000_000, "due", "due")
+        self._due = iter(self.client.zrange("due", 0, -1))
+        self._key = key
+        self._broker = Broker(url)
+        self._link = self._broker.new_alink()
+        mine = Promoter(self._broker, self._link, ["default"], lambda _special: None)
+        self._part = mine if "scheduler:" not in key else Entries(self._broker, self._link)
+        self.took: list[float] = []
 
-            broker = Broker(url)
-            link = broker.new_alink()
-            mine = Promoter(broker, link, ["default"], lambda _special: None)
-            part = mine if "scheduler:" not in key else Entries(broker, link)
-            took = []
-            for job_id in due:
-                client.zadd(key, {job_id: time.time() - 1})
-                start = time.perf_counter()
-                await part.step()
-                took.append(time.perf_counter() - start)
-            await link.aclose()
-            await broker.aclose()
-            return took
+    async def move(self) -> None:
+        self.client.zadd(self._key, {next(self._due): time.time() - 1})
+        start = time.perf_counter()
+        await self._part.step()
+        self.took.append(1000 * (time.perf_counter() - start))
 
-        took = asyncio.run(move())
-        assert client.llen("rq:queue:default") == moves
-        client.flushall()
-    return 1000 * statistics.median(took), rss_mb()
+    async def close(self) -> None:
+        await self._link.aclose()
+        await self._broker.aclose()
+        self.client.flushall()
+        self.client.close()
+
+
+async def moves_in_turn(
+    urls: tuple[str, str], key: str, counts: tuple[int, int], moves: int = 300
+) -> tuple[list[list[float]], float, float]:
+    """Ms of each move, of two servers in turn; RSS of the mover after the first ones and the last.
+
+    In turn, as what the machine does meanwhile is the same for both then.
+    """
+    sides = [Waiting(url, key, count, moves) for url, count in zip(urls, counts, strict=True)]
+    before = 0.0
+    for n in range(moves):
+        for side in sides:
+            await side.move()
+        if n == moves // 10:
+            before = rss_mb()
+    after = rss_mb()
+    for side in sides:
+        assert side.client.llen("rq:queue:default") == moves
+        await side.close()
+    return [side.took for side in sides], before, after
 
 
 def million(url: str, scale: float) -> None:
@@ -234,8 +254,10 @@ def million(url: str, scale: float) -> None:
         ("delayed jobs", "rq:scheduled:default"),
         ("entries of rq-scheduler", "rq:scheduler:scheduled_jobs"),
     ):
-        few, before = cost_of_a_move(url, key, 1_000)
-        many, after = cost_of_a_move(url, key, int(1_000_000 * scale))
+        with EmbeddedRedis.start(port=0) as other:
+            counts = (1_000, int(1_000_000 * scale))
+            took, before, after = asyncio.run(moves_in_turn((other.url, url), key, counts))
+        few, many = (statistics.median(one) for one in took)
         print(f"-- {name}: one move {few:.3f} ms among 1,000")
         tell(f"{name}: one move among many", many, "ms", 1.5 * few + 0.05, at_most=True)
         tell(f"{name}: RSS of the mover", after, "MB", 80, at_most=True)
