@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +69,11 @@ class Run:
 
     def marks(self) -> list[Mark]:
         return [self.mark(n) for n in range(len(self._marks) // self._size)]
+
+    def until_each(self, condition: Callable[[Mark], Any]) -> None:
+        """Wait until it holds for the mark of each job, and stay off the CPUs meanwhile."""
+        for n in range(len(self._marks) // self._size):
+            until(lambda n=n: condition(self.mark(n)))
 
     @contextlib.contextmanager
     def worker(self, *options: str, name: str = "worker", look: bool = True) -> Iterator[Worker]:
@@ -172,9 +177,9 @@ def sleepers(told: argparse.Namespace) -> None:
         cpu = worker.cpu_s()
         redis_cpu = cpu_of(made.client)
         made.client.delete("rq:suspended")
-        until(lambda: all(mark.times for mark in made.marks()))
+        made.until_each(lambda mark: mark.times)
         to_begin = worker.cpu_s() - cpu, cpu_of(made.client) - redis_cpu
-        until(lambda: all(mark.ended_at for mark in made.marks()))
+        made.until_each(lambda mark: mark.ended_at)
         marks = made.marks()
         begun = [mark.begun_at for mark in marks]
         until(lambda: not made.client.exists("rq:wip:default", "rq:queue:default"))

@@ -109,4 +109,5 @@ class _Lane:
         elif newest != self._seen:  # one more call, and nothing of this mode in it
             self._calls = min(self._calls + 1, 10)
         self._seen = newest
-        return min(PAGE, self.runner.slots * ((1 << self._calls) - 1))
+        # two calls' worth, so that this is not why the fetcher does not ask ahead
+        return min(_MOST, self.runner.slots * ((1 << self._calls) - 1))

@@ -264,8 +264,8 @@ def test_a_mode_of_which_nothing_comes_does_not_hold_back_the_others():
         return lane.unexpected(came, backlog=True)
 
     assert lane.unexpected(came, backlog=True) == 0  # nothing is known yet
-    assert [after_a_call_that_brought("asyncio") for _ in range(5)] == [8, 24, 56, 100, 100]
-    assert lane.unexpected(came, backlog=True) == 100  # asked again: that is no news
+    assert [after_a_call_that_brought("asyncio") for _ in range(6)] == [8, 24, 56, 120, 200, 200]
+    assert lane.unexpected(came, backlog=True) == 200  # asked again: that is no news
     assert after_a_call_that_brought("thread") == 0
     assert after_a_call_that_brought("asyncio") == 8
     assert lane.unexpected(came, backlog=False) == 0  # from a queue that was empty

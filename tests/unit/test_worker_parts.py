@@ -13,6 +13,7 @@ import pytest
 from taskq import TaskQ
 from taskq.clock import Clock
 from taskq.histogram import bucket
+from taskq.worker import child
 from taskq.worker.begun import BegunTable
 from taskq.worker.claim import Claim
 from taskq.worker.items import GIVEN_BACK, canceled, failed, finished, pack_items, retried
@@ -476,3 +477,34 @@ async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
 def test_an_interrupted_job_is_told_apart():
     item = failure_item(claim_of(), Interrupted("stopped"))
     assert '"taskq.errors.JobFailed"' in item.rest[3]
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("coroutines", "threshold"), [(100, 10_000), (10_000, 200_000)])
+def test_the_garbage_collector_waits_for_more_objects_than_all_jobs_have(
+    monkeypatch: pytest.MonkeyPatch, coroutines: int, threshold: int
+):
+    told: list[tuple[int, ...]] = []
+    python = child._PYTHONS_THRESHOLD
+    collector = SimpleNamespace(
+        collect=bool,
+        freeze=bool,
+        get_threshold=lambda: python,
+        set_threshold=lambda *new: told.append(new),
+    )
+    monkeypatch.setattr(child, "gc", collector)
+    child._spare_collections(coroutines)
+    assert told == [(threshold, *python[1:])]
+    told.clear()
+    collector.get_threshold = lambda: (5, 5, 5)  # the app's own choice
+    child._spare_collections(coroutines)
+    assert told == []
+
+
+def test_memory_is_made_ready_only_for_many_coroutines():
+    assert child._warm_memory(100) == []
+    pins = child._warm_memory(2_000)
+    assert 10 < len(pins) < 100  # some in each MiB of the six
+    assert sum(map(len, pins)) < 50_000
