@@ -89,12 +89,13 @@ class Fetcher:
         self._backlog = False
         self._due = True
         self._timer: asyncio.TimerHandle | None = None
-        self.empty = False
+        self.empty = self._is_fresh = False
         self.fenced = False
         self.suspended = False
 
     def nudge(self) -> None:
-        """A job has ended: there is more room."""
+        """A job has ended: there is more room, and it may have enqueued others."""
+        self.empty = self._is_fresh = False
         self._wake.set()
 
     def look(self) -> None:
@@ -242,6 +243,7 @@ class Fetcher:
         call = self._call("", limit, self._broker.clock.iso())
         self._unheard.append(call.seq)
         self._claimed = False  # the script looks into the claim lists
+        self._is_fresh = True
         return call
 
     async def _ask(self, call: Call) -> Any:
@@ -251,7 +253,7 @@ class Fetcher:
 
     def _hand_on(self, call: Call, answer: Any) -> None:
         self._unheard.remove(call.seq)
-        self.empty = self._accept(call, answer) == 0
+        self.empty = self._accept(call, answer) == 0 and self._is_fresh
 
     def _behind(self, position: int) -> Call | None:
         """The reserve that goes out behind a watcher's BLMOVE, for all queues."""

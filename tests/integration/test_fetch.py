@@ -24,11 +24,11 @@ QUEUES = (("default", 0.0), ("other", 0.0))
 class Taking:
     """A fetcher with room for ten jobs."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, *, burst: bool = False) -> None:
         self.room = 10
         self.got: list[Claim] = []
         self.link = broker.new_alink()
-        settings = WorkerSettings(queues=QUEUES)
+        settings = WorkerSettings(queues=QUEUES, burst=burst)
         self.me = Identity.of(settings, "aaaaaaaa")
         room: Any = SimpleNamespace(pace=Pace(), wanted=lambda backlog: self.room)
         self.fetcher = Fetcher(broker, self.link, self.me, settings, room, self.got.extend)
@@ -62,6 +62,31 @@ async def test_an_idle_one_is_brought_a_job_and_what_waits_with_it(engine, broke
     assert (taking.got[3].id, taking.got[3].position) == (other, 2)
     await taking.stop()
     assert misplaced(redis_client, [*ids, other]) == {}
+
+
+async def test_a_burst_ends_with_a_look_that_no_end_of_a_job_has_overtaken(broker, monkeypatch):
+    """What an end enqueues (a retry, a dependent) may come behind a look that is under way."""
+    looks = 0
+    ask = Fetcher._ask
+
+    async def asked(self: Fetcher, call: Any) -> Any:
+        nonlocal looks
+        answer = await ask(self, call)
+        looks += 1
+        if looks == 1:
+            self.nudge()
+        assert not self.empty
+        return answer
+
+    monkeypatch.setattr(Fetcher, "_ask", asked)
+    taking = Taking(broker, burst=True)
+    await until(lambda: taking.fetcher.empty)
+    assert looks == 2
+    taking.fetcher.nudge()
+    assert not taking.fetcher.empty
+    await until(lambda: taking.fetcher.empty)
+    assert looks == 3
+    await taking.stop()
 
 
 async def test_what_was_reserved_unheard_is_back_at_a_stop(engine, broker, redis_client):
