@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskq.broker.client import BrokerError, run_script
-from taskq.broker.link import pack_all, pack_script
+from taskq.broker.link import pack, pack_all, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
 from taskq.worker.settings import LEASE_S, MAX_CRASHES
@@ -96,6 +96,15 @@ async def _run(
     return await run_script(
         link, chosen, lambda _resend: pack_script(chosen, keys, args), patience_s
     )
+
+
+async def reach(link: AsyncLink) -> None:
+    """Have an answer of Redis.
+
+    Raises:
+        BrokerUnavailable: there is none.
+    """
+    await link.ask(lambda _resend: pack(("PING",)), 1, _HELLO_S)
 
 
 async def register(broker: Broker, link: AsyncLink, me: Identity, version: str) -> None:

@@ -93,8 +93,11 @@ class Presence:
             return "busy"
         return "suspended" if self.is_suspended() else "idle"
 
-    async def hello(self) -> None:
-        """Register; waits for Redis as long as it takes."""
+    async def hello(self, listening: asyncio.Event) -> None:
+        """Register, once this worker listens; waits for Redis as long as it takes.
+
+        Who finds it may speak to it at once, hence not before.
+        """
         try:
             version = metadata.version("taskq")
         except metadata.PackageNotFoundError:
@@ -102,6 +105,8 @@ class Presence:
         attempt = 0
         while True:
             try:
+                await heartbeat.reach(self._link)
+                await listening.wait()
                 if not self.hosted_s:
                     await heartbeat.register(self._broker, self._link, self._me, version)
                 await self.beat()

@@ -158,7 +158,7 @@ class Runtime:
             await self._close_links()
             return self._stop_why
         listening = self._loop.create_task(self._listener.run())
-        hello = self._loop.create_task(self._introduce())
+        hello = self._loop.create_task(self._presence.hello(self._listener.ready))
         await asyncio.wait([hello, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not hello.done():  # told to stop while there is no Redis: nothing is in hand
             await cancel_all(hello, listening)
@@ -216,11 +216,6 @@ class Runtime:
     def is_busy(self) -> bool:
         """Whether jobs run."""
         return bool(self._runners.running())
-
-    async def _introduce(self) -> None:
-        """Listen, and only then be known: who finds this worker may speak to it at once."""
-        await self._listener.ready.wait()
-        await self._presence.hello()
 
     async def _open_resources(self, stopping: asyncio.Task[bool]) -> bool:
         """Enter the app's lifespan; False when that fails, or there is no time for it."""

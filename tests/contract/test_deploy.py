@@ -159,7 +159,7 @@ def test_the_scaler_looks_at_queues_that_the_workers_serve():
 
 def test_no_password_stands_in_a_file():
     for path in DEPLOY.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".pyc":
             assert not re.search(r"redis://[^/\s]*:[^/@\s.]+@(?!\.\.\.)", path.read_text()), path
 
 
