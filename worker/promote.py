@@ -31,6 +31,8 @@ CHECK_S = 0.5
 """Look at least this often: stock RQ schedules without a word to anybody, and a message over
 pub/sub may be lost with its connection. One look is one round trip (30 us of Redis)."""
 _LIMIT = 500
+_PATIENT = 4
+"""So many failures in a row, and people are told: a worker takes no jobs before it listens."""
 _PATIENCE_S = 10.0
 
 
@@ -131,8 +133,10 @@ class Listener:
                             err, CHECK_S)  # fmt: skip
                 self.ready.set()
                 return
-            except (rexc.RedisError, BrokerUnavailable, OSError):
+            except (rexc.RedisError, BrokerUnavailable, OSError) as err:
                 attempt += 1
+                if not self.ready.is_set() and (attempt == _PATIENT or attempt % 20 == 0):
+                    log.warning("Cannot listen to what is said to this process: %s", err)
                 self._heard("wake", "")
                 await asyncio.sleep(backoff_s(attempt))
             finally:

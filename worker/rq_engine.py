@@ -103,7 +103,8 @@ class Engine:
         with contextlib.suppress(RedisError), contextlib.closing(early):
             message: Any
             while (message := early.get_message()) is not None:
-                runtime.command(message["data"].decode("utf-8", "replace"))
+                if message["type"] == "message":  # the confirmation may come late
+                    runtime.command(message["data"].decode("utf-8", "replace"))
 
     def run(self) -> tuple[int, str]:
         """Work; returns how many jobs ran, and why it ended."""

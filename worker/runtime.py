@@ -12,16 +12,15 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from taskq.errors import BrokerUnavailable
 from taskq.resources import Resources
 from taskq.worker import heartbeat, items
+from taskq.worker.cancellations import Cancellations
 from taskq.worker.cancelling import cancel_all
 from taskq.worker.counting import Counting
 from taskq.worker.delivery import Delivery
 from taskq.worker.fetch import Fetcher
 from taskq.worker.life import Life
 from taskq.worker.loop_watch import LoopWatch
-from taskq.worker.missed import Missed
 from taskq.worker.pace import Pace
 from taskq.worker.presence import Presence
 from taskq.worker.process_pool import RETIRE_S
@@ -88,7 +87,6 @@ class Runtime:
         self._stop = asyncio.Event()
         self._stop_why = ""
         self._services: list[asyncio.Task[None]] = []
-        self._unheard: asyncio.Task[None] | None = None
         self._resources = Resources(app)
         me = Identity.of(settings, uid)
         self.name = me.name
@@ -114,7 +112,6 @@ class Runtime:
         delivery = Delivery(resolver, self._runners, self._suspects, life, self.settler)
         modes = _modes(app, settings)
         self._deliver = delivery.take
-        self._missed = Missed()
         self._room = Room(settings, modes, life, self._runners, self.settler)
         self._fetcher = Fetcher(broker, fetch_link, me, settings, self._room, self._take)
         self._runners.processes.attach(me.name, self._fetcher.nudge, warm="process" in modes)
@@ -126,6 +123,7 @@ class Runtime:
         self._presence.is_suspended = lambda: self._fetcher.suspended
         if host is not None:
             self._presence.hosted_s = host.keep_s
+        self._cancellations = Cancellations(self._runners, self._presence)
         runners, records = self._runners, self._records
         self._shown = Shown(broker, link, self._presence, runners, records) if settings.rq else None
         self._commands = Commands(runners, lambda: self.stop("shutdown"))
@@ -153,6 +151,17 @@ class Runtime:
             "stuck", "fenced", "failed";
             "lifespan": it could not start.
         """
+        try:
+            return await self._live(ready)
+        except Exception:  # what goes on, or is open, would keep the loop from being closed
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.wait([self._loop.create_task(cancel_all(*left))], timeout=_CANCEL_S)
+            await self._close_links()
+            raise
+        finally:
+            self._watch.stop()
+
+    async def _live(self, ready: Callable[[], None] | None) -> str:
         stopping = self._loop.create_task(self._stop.wait())
         if not await self._open_resources(stopping):
             await self._close_links()
@@ -262,10 +271,8 @@ class Runtime:
         await self._resources.stop()
         pools = (self._runners.processes, self._runners.steps.slots.processes)
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)
-        if self._unheard is not None:
-            self._services.append(self._unheard)
         await cancel_all(*self._services)
-        self._watch.stop()
+        await self._cancellations.stop()
         self._door.close()
         await self._presence.leave()
         await self._close_links()
@@ -373,10 +380,9 @@ class Runtime:
             if not text:  # else of a queue
                 self._scheduler.nudge()
         elif channel == "cancel" and text:
-            if not self._runners.cancel(text):
-                self._missed.note(text)
+            self._cancellations.heard(text)
         elif channel == "cancel":
-            self._unheard = self._loop.create_task(self._cancel_unheard())
+            self._cancellations.look()
         elif channel == "pause":
             self._fetcher.look()
         elif channel == "command":
@@ -386,18 +392,7 @@ class Runtime:
 
     def _take(self, claims: list[Claim]) -> None:
         self._deliver(claims)
-        if self._missed.among(claims):  # while they were on their way to us
-            self._unheard = self._loop.create_task(self._cancel_unheard())
-
-    async def _cancel_unheard(self) -> None:
-        """Stop the jobs that were canceled while this worker did not listen."""
-        try:
-            for pause_s in (0.0, 1.0):  # again: at the first look a job may be on its way to us
-                await asyncio.sleep(pause_s)
-                for job_id in await self._presence.canceled():
-                    self._runners.cancel(job_id)
-        except BrokerUnavailable as err:
-            log.warning("%s Cancellations of the last seconds may not be heard", err)
+        self._cancellations.came(claims)
 
     def _wake(self, fn: Callable[[], None]) -> None:
         """Run something on the loop, from any thread."""

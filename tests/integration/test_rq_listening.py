@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +12,15 @@ from rq import Queue
 from rq.command import send_shutdown_command
 
 from taskq import TaskQ
-from taskq.worker import Worker, fetch
-from taskq.worker.missed import KEEP_S, Missed
+from taskq.worker import Worker, fetch, rq_engine
+from taskq.worker.cancellations import KEEP_S, Missed
+from taskq.worker.cancelling import cancel_all
 from taskq.worker.presence import Presence
+from taskq.worker.promote import Listener
 from taskq.worker.runtime import Runtime
 from tests.conftest import AppModule
 from tests.rq_support import status_of
+from tests.support import until
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -93,6 +96,47 @@ def test_a_cancellation_of_a_job_that_is_on_its_way(
     assert status_of(redis_client, job.id) == "canceled"
 
 
+def test_a_confirmation_that_comes_late_is_no_command(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    before = rq_engine.Engine.listen
+
+    def listen(self: rq_engine.Engine) -> None:
+        redis_client.client_pause(200)
+        before(self)
+
+    monkeypatch.setattr(rq_engine, "_CONFIRMED_S", 0.0)
+    monkeypatch.setattr(rq_engine.Engine, "listen", listen)
+    assert Worker(["default"], connection=redis_client).work(burst=True) is False
+
+
+def test_one_whose_engine_breaks_down_ends(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self: rq_engine.Engine, runtime: Runtime) -> None:
+        raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(rq_engine.Engine, "_hear_early", broken)
+    with pytest.raises(RuntimeError, match="a surprise"):
+        Worker(["default"], connection=redis_client).work(burst=True)
+
+
+async def test_one_that_cannot_listen_says_so(caplog: pytest.LogCaptureFixture):
+    class Full:
+        keys = SimpleNamespace(own="taskq:", prefix="rq")
+
+        async def aconnection(self) -> None:
+            raise redis.ConnectionError("max number of clients reached")
+
+    caplog.set_level("WARNING", logger="taskq.worker")  # whatever other workers have set here
+    broker: Any = Full()
+    listener = Listener(broker, "w", lambda _channel, _text: None)
+    task = asyncio.create_task(listener.run())
+    await until(lambda: "max number of clients reached" in caplog.text)
+    assert not listener.ready.is_set()
+    await cancel_all(task)
+
+
 class Came:
     def __init__(self, job_id: str) -> None:
         self.id = job_id
@@ -100,7 +144,7 @@ class Came:
 
 def test_missed_cancellations_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
-    monkeypatch.setattr("taskq.worker.missed.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("taskq.worker.cancellations.time.monotonic", lambda: now[0])
     missed = Missed()
     came: Any = [Came("a"), Came("b")]
     assert not missed.among(came)
