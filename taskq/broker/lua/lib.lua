@@ -35,6 +35,20 @@ local function aside(key, want)
   return true
 end
 
+local function micros(x) return string.format('%.6f', x) end
+-- Scores of registries are whole seconds, as RQ's are: a small sorted set keeps others as text and
+-- parses one after the other at each insert (a fifth of the whole cost of a job, measured).
+local function whole(x) return string.format('%.0f', x) end
+
+-- For how long a key is kept: ttl s, for ever below 0. As text, made once: Redis writes out each of Lua's numbers by
+-- printf with 17 digits, twice for each job.
+local kept, kept_text
+local function keep_for(key, ttl)
+  if ttl < 0 then return redis.pcall('PERSIST', key) end
+  if ttl ~= kept then kept, kept_text = ttl, whole(ttl) end
+  return redis.pcall('EXPIRE', key, kept_text)
+end
+
 -- A result entry as RQ writes it. XADD preallocates 4 kB for a new stream; a copy has the size of its
 -- content (864 bytes), and costs less than DUMP and RESTORE (both were counted in instructions).
 local function result(id, ttl, ...)
@@ -48,9 +62,8 @@ local function result(id, ttl, ...)
       redis.pcall('DEL', key)
       redis.pcall('XADD', key, '*', ...)
     end
-    redis.pcall('PERSIST', key)
   end
-  if ttl > 0 then redis.pcall('EXPIRE', key, ttl) end
+  keep_for(key, ttl)
 end
 
 local function unlock(id, unique)
@@ -59,11 +72,6 @@ local function unlock(id, unique)
     if redis.pcall('GET', key) == id then redis.pcall('DEL', key) end
   end
 end
-
-local function micros(x) return string.format('%.6f', x) end
--- Scores of registries are whole seconds, as RQ's are: a small sorted set keeps others as text and
--- parses one after the other at each insert (a fifth of the whole cost of a job, measured).
-local function whole(x) return string.format('%.0f', x) end
 
 -- A time as RQ writes it. Days become a date as in a calendar of 400 years that begin in March.
 local function iso_time(seconds, micro)
@@ -124,8 +132,8 @@ local function fail(queue, id, ttl, exc, err, iso, worker, exec, started, ended)
     redis.pcall('HSET', key, 'data', '["(payload lost)",null,[],{}]', 'created_at', iso)
   end
   if redis.pcall('HEXISTS', key, 'origin') == 0 then redis.pcall('HSET', key, 'origin', queue) end
-  if ttl > 0 then redis.pcall('EXPIRE', key, ttl) else redis.pcall('PERSIST', key) end
-  if ttl > 0 then redis.pcall('EXPIRE', steps, ttl) else redis.pcall('PERSIST', steps) end
+  keep_for(key, ttl)
+  keep_for(steps, ttl)
   redis.pcall('ZADD', registry('failed', queue), ttl > 0 and whole(NOW + ttl) or '-1', id)
   if exec and exec ~= '' then
     result(id, ttl, 'type', '2', 'worker_name', worker, 'exc_string', exc, 'tq_error', err,

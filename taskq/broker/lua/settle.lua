@@ -62,7 +62,7 @@ end
 local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
   if durable then
     local steps = OWN .. 'steps:' .. id
-    if ttl == 0 then call('DEL', steps) elseif ttl > 0 then call(EXPIRE, steps, ttl) else call('PERSIST', steps) end
+    if ttl == 0 then call('DEL', steps) else keep_for(steps, ttl) end
   end
   if ttl == 0 then
     call('DEL', jobkey(id), P .. ':results:' .. id)
@@ -77,7 +77,7 @@ local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, 
       result(id, ttl, 'type', '1', 'worker_name', worker, 'return_value', value,
         'execution_id', exec, 'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
     end
-    if ttl > 0 then call(EXPIRE, key, ttl) else call('PERSIST', key) end
+    keep_for(key, ttl)
     scored[#scored + 1] = due
     scored[#scored + 1] = id
   end
