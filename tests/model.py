@@ -32,6 +32,8 @@ from tests.engine import Engine, Reserved
 
 LEASE_S = 15.0
 STEP_S = 6.0
+FORGOTTEN_S = 300.0
+"""After so long without a heartbeat no request of a worker can be under way any more."""
 CRASHES = 3
 DATA = b'["app.task",null,[],{}]'
 ENDED = ("finished", "failed", "canceled")
@@ -214,7 +216,8 @@ class Machine(RuleBasedStateMachine):
         self.engine.release(worker.uid, "dead", *(mine if begun else ()))
         for job_id in mine:
             self._taken_back(job_id, begun)
-        worker.claimed, worker.fenced, worker.beat = [], True, self.now - 60
+        worker.claimed, worker.known, worker.fenced = [], True, True
+        worker.beat = self.now - 60
         live = [w for w in self.workers.values() if not w.fenced]
         if len(live) < 2:
             self._new_worker("c")
@@ -229,6 +232,8 @@ class Machine(RuleBasedStateMachine):
             if job.state != "started" or job.lease_until > self.now:
                 continue
             owner = self.workers[job.worker]
+            if not owner.known:  # it gets time to be heard
+                owner.beat, owner.known = self.now, True
             if self.now - owner.beat < LEASE_S:
                 job.lease_until = min(owner.beat, self.now) + LEASE_S
                 expected[2] += 1
@@ -238,6 +243,8 @@ class Machine(RuleBasedStateMachine):
             if worker.claimed and self.now - worker.beat >= LEASE_S:
                 expected[0] += sum(self.jobs[i].state == "queued" for i in worker.claimed)
                 worker.claimed = []
+            if self.now - worker.beat >= FORGOTTEN_S:
+                worker.known = worker.fenced = False
         assert [requeued, failed, extended] == expected
 
     @rule()
