@@ -4,8 +4,8 @@
 
 Drains by one worker process each, of no-op jobs with their results stored: jobs of our own
 (JSON, `queue.enqueue`), jobs enqueued by stock RQ (pickle), and two mixed queues. In one of those
-one job in ten is a dependent or has one, in the other one in ten has a success callback, so that
-RQ's own code settles it: there the time until the other nine tenths are done.
+one job in ten is a dependent or has one, in the other one in ten has a success callback: there the
+time until the other nine tenths are done.
 """
 
 from __future__ import annotations

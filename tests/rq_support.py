@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import redis
 from rq.job import Job
 from rq.results import Result
 
+from taskq.worker import rq_end
 from tests.support import ROOT, wait_until
 
 OVER = {"finished", "failed", "canceled", "stopped"}
@@ -87,3 +90,14 @@ def stock_worker(
             process.kill()
             process.wait()
         print(log.read_text(errors="replace"))
+
+
+def spy_on_lane(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
+    """Put the ids of the jobs that RQ's own code settles from now on into `seen`."""
+    before = rq_end.End.persist
+
+    def persist(self: rq_end.End, *args: Any, **more: Any) -> None:
+        seen.append(self._loaded.id)
+        before(self, *args, **more)
+
+    monkeypatch.setattr(rq_end.End, "persist", persist)

@@ -75,6 +75,12 @@ class BegunTable:
         _HEAD.pack_into(self._map, at, deadline, len(text))  # last: it makes the slot valid
         return slot
 
+    def extend(self, slot: int, deadline: float) -> None:
+        """The job of this slot has a new deadline."""
+        if slot >= 0:
+            at = _TOP + slot * _SLOT
+            _HEAD.pack_into(self._map, at, deadline, _HEAD.unpack_from(self._map, at)[1])
+
     def end(self, slot: int) -> None:
         """The job of this slot has ended."""
         if slot >= 0:

@@ -35,6 +35,8 @@ from taskq.worker.outcome import (
 from taskq.worker.settings import MAX_CRASHES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskq.app import TaskQ
     from taskq.worker.begun import BegunTable
     from taskq.worker.claim import Claim
@@ -102,8 +104,7 @@ class Life:
         claim.begin()
         self.pace.began(claim.begun_mono - claim.reserved_mono)
         if self._begun is not None:
-            limit = claim.begun_mono + claim.deadline if claim.deadline else 0.0
-            claim.slot = self._begun.begin(claim.id, claim.exec_id, limit)
+            claim.slot = self._begun.begin(claim.id, claim.exec_id, _limit(claim))
         if "rq.job" in sys.modules and claim.mode != "process":  # else nobody here can ask for it
             self._tell_rq(claim)
         if job_log.isEnabledFor(logging.DEBUG):
@@ -114,6 +115,17 @@ class Life:
         from taskq.worker import rq_current  # noqa: PLC0415 (RQ: only where it is there anyway)
 
         rq_current.enter(claim, self._app, self._worker)
+
+    def follow(self, claim: Claim, value: Any) -> Callable[[], None] | None:
+        """What is to be called in its thread after a special job has returned, if anything."""
+        if "rq.job" not in sys.modules:
+            return None
+        from taskq.worker import rq_success  # noqa: PLC0415 (as above)
+
+        following = rq_success.following(claim, value)
+        if following is not None and self._begun is not None:
+            self._begun.extend(claim.slot, _limit(claim))
+        return following
 
     def done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A job's code has ended. On the loop."""
@@ -133,6 +145,10 @@ class Life:
         item: Item | None = None
         if type(value).__name__ == "Retry" and type(value).__module__ == "rq.job":
             claim.special = True  # RQ's way to ask for another try
+        if error is None and claim.callback_s is not None:
+            from taskq.worker import rq_success  # noqa: PLC0415 (it is there: it was called)
+
+            rq_success.called(claim)
         if error is None and not claim.special:
             try:
                 young = claim.result_ttl_s == 0 and self._young(claim)
@@ -229,6 +245,11 @@ class Life:
         enqueued = claim.fields.get(b"enqueued_at", b"").decode("ascii", "replace")
         clock = self._app.broker.clock
         return enqueued >= clock.iso(clock.time() - _YOUNG_S)
+
+
+def _limit(claim: Claim) -> float:
+    """When its time is over (monotonic); 0: never."""
+    return claim.begun_mono + claim.deadline if claim.deadline else 0.0
 
 
 def _interrupted_item(claim: Claim, error: Interrupted) -> Item:

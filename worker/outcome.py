@@ -82,11 +82,18 @@ def overran(claim: Claim, err: BaseException | None) -> BaseException:
         return Interrupted(claim.why)
     if isinstance(err, RetryLater):
         return err
-    limit = TimeLimit(f"{claim.name} ran longer than its time limit of {claim.deadline:g} s")
+    limit = TimeLimit(over_limit(claim))
     if isinstance(err, (Overrun, asyncio.CancelledError)):
         return limit.with_traceback(err.__traceback__)
     limit.__cause__ = err
     return limit
+
+
+def over_limit(claim: Claim) -> str:
+    """What happened to an execution that was over its time limit."""
+    if claim.callback_s is not None:  # in RQ's words
+        return f"Task exceeded maximum timeout value ({claim.callback_s} seconds)"
+    return f"{claim.name} ran longer than its time limit of {claim.deadline:g} s"
 
 
 class Crashed(Interrupted):

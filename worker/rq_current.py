@@ -6,11 +6,14 @@ Imported only in a process that has imported RQ: without that, nobody can ask.
 from __future__ import annotations
 
 import functools
+import logging
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rq.job import Job, JobStatus, _current_job
+from rq.job import UNEVALUATED, Job, JobStatus, _current_job
 from rq.serializers import DefaultSerializer
+
+from taskq.worker.rq_classes import BoundedJob
 
 if TYPE_CHECKING:
     import redis
@@ -20,15 +23,43 @@ if TYPE_CHECKING:
     from taskq.worker.claim import Claim
 
 
-class CurrentJob(Job):
-    """The job that runs now. Its fields are read from its record at their first use."""
+_FREE = frozenset((
+    "_tq_source", "_id", "connection",
+    "_success_callback", "_success_callback_name", "_success_callback_timeout",
+    "_failure_callback", "_stopped_callback", "_func_name", "_instance", "_args", "_kwargs",
+    "_dependency", "_cached_result", "redis_server_version",
+    "_result", "_status", "ended_at", "meta", "_unreadable_meta",
+))  # fmt: skip
+"""Attributes that RQ fills in at their first use, writes at each end, or does not save there."""
+
+
+class CurrentJob(BoundedJob):
+    """The job that runs now. Its fields are read from its record at their first use.
+
+    What was set on it before that counts.
+    """
+
+    log = logging.getLogger("rq.job")
 
     def __getattr__(self, name: str) -> Any:
-        """Called for what is not there yet: everything, until the first use."""
-        source = self.__dict__.pop("_tq_source", None)
+        """Called for what is not there yet: all but the id, until the first use."""
+        own = self.__dict__
+        before = dict(own)
+        source = own.pop("_tq_source", None)
         if source is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        claim, app, worker = source
+        try:
+            self._read(*source)
+        except BaseException:
+            own.clear()
+            own.update(before)  # all of it again at the next use
+            raise
+        del before["_tq_source"]
+        own["_tq_read"] = dict(own)
+        own.update(before)
+        return getattr(self, name)
+
+    def _read(self, claim: Claim, app: TaskQ, worker: str) -> None:
         serializer = DefaultSerializer if claim.pickled else app.rq_serializer
         self.__init__(claim.id, _client(app.broker), serializer)  # type: ignore[misc]
         # a plain job's record says both at once; else what is there counts
@@ -38,7 +69,23 @@ class CurrentJob(Job):
         self.worker_name = worker
         self.origin = claim.queue
         self.started_at = datetime.fromtimestamp(claim.begun_at, timezone.utc)
-        return getattr(self, name)
+
+    def will_call(self, name: str, limit_s: int) -> None:
+        """Have what RQ's code needs to call the success callback, so that it reads nothing else."""
+        own = self.__dict__
+        if "_tq_source" in own:
+            own.setdefault("connection", _client(own["_tq_source"][1].broker))
+            own["_success_callback"] = UNEVALUATED
+            own["_success_callback_name"] = name
+            own["_success_callback_timeout"] = limit_s
+
+    @property
+    def is_as_read(self) -> bool:
+        """Whether nobody has set on it what RQ's code would save at the end of the job."""
+        own = self.__dict__
+        if "_tq_source" in own:
+            return own.keys() <= _FREE
+        return all(own.get(n) == was for n, was in own["_tq_read"].items() if n not in _FREE)
 
     def __eq__(self, other: object) -> bool:
         """As RQ's jobs: the id counts."""
@@ -55,5 +102,6 @@ def _client(broker: Broker) -> redis.Redis:
 def enter(claim: Claim, app: TaskQ, worker: str) -> None:
     """Let `get_current_job()` return this job in the present context."""
     job = CurrentJob.__new__(CurrentJob)
-    job.__dict__["_tq_source"] = (claim, app, worker)
+    own = job.__dict__
+    own["_id"], own["_tq_source"] = claim.id, (claim, app, worker)
     _current_job.set(job)

@@ -105,6 +105,7 @@ class End:
         if not fields:
             raise NoSuchJobError(f"No such job: {claim.id}")
         if job is not None:  # as in RQ, what its code has set on the object is saved
+            _ = job.created_at  # reads one that nobody has looked at yet
             job.__class__, job.connection = self._job_class, connection
         elif self._job_class is LaneJob:
             job = LaneJob(claim.id, connection=connection, serializer=serializer)
@@ -123,7 +124,8 @@ class End:
             return
         self._called = True
         self._queue.moved = {}
-        if isinstance(self._error, RetryLater):
+        called = self._claim.callback_s is not None
+        if isinstance(self._error, RetryLater) and not called:
             return  # the task's own decision, no failure
         job, penalty = self._loaded, CallbackLimit
         if self._claim.stopped:
@@ -131,7 +133,7 @@ class End:
             return
         if self._error is None and not self._asks_again:
             self._error = self._unfit()
-        if self._error is None and not self._asks_again:
+        if self._error is None and not self._asks_again and not called:
             job._result = self._value
             job._status = JobStatus.FINISHED
             try:

@@ -32,14 +32,14 @@ _LOOP = ("execute_job", "dequeue_job_and_maintain_ttl", "reorder_queues")
 _WATCHING = ("handle_exception", "handle_job_failure")
 
 
-class _NoLimit:
+class NoLimit:
     """The engine has time limits of its own, which hold in any thread."""
 
     def __init__(self, *_args: Any, **_more: Any) -> None:
-        pass
+        """As RQ makes its limits."""
 
     def __enter__(self) -> None:
-        pass
+        """Limit nothing."""
 
     def __exit__(
         self,
@@ -53,7 +53,7 @@ class _NoLimit:
 class _Performing(BaseWorker):
     """RQ's worker as far as running one job; what follows from its end is the lane's."""
 
-    death_penalty_class = cast("Any", _NoLimit)
+    death_penalty_class = cast("Any", NoLimit)
     outcome: tuple[Any, BaseException | None] = (None, None)
     context: Context | None = None
 

@@ -102,8 +102,9 @@ class Runtime:
         self._life.watches = host is not None and host.watches
         life = self._life
         self._runners = Runners(
-            settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link
-        )
+            settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link,
+            life.follow,
+        )  # fmt: skip
         self._records = Records(broker, link, me.name)
         resolver = Resolver(
             app, rq=settings.rq, report=self._records.report, route=Route.of(app, settings),

@@ -9,7 +9,6 @@ when it can. Each job has a context of its own: what it sets there is gone after
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import threading
 import time
@@ -19,7 +18,15 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskq import context
-from taskq.worker.outcome import ENDED_NOW, Interrupted, Overrun, TimeLimit, overran
+from taskq.worker.outcome import (
+    ENDED_NOW,
+    Interrupted,
+    Overrun,
+    TimeLimit,
+    over_limit,
+    overran,
+)
+from taskq.worker.thread_slot import Slot, is_due
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,22 +39,6 @@ STUCK_S = 0.7
 """Seconds after the limit until a thread that has not stopped is abandoned."""
 END_NOW_S = 0.02
 """The same for a thread that somebody ends by a command: who asked wants to see it."""
-_ARRIVAL_S = 0.1
-"""An exception that was sent to a running thread and has not come by then was swallowed."""
-
-
-class _Slot:
-    """One thread and the job it runs. `lock` orders the end of a job against its time limit."""
-
-    __slots__ = ("abandoned", "claim", "fired", "fired_mono", "lock", "thread")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.claim: Claim | None = None
-        self.fired = False
-        self.fired_mono = 0.0
-        self.abandoned = False
-        self.thread: threading.Thread | None = None
 
 
 class ThreadRunner:
@@ -63,6 +54,7 @@ class ThreadRunner:
         begin: Callable[[Claim], None],
         done: Callable[[Claim, Any, BaseException | None], None],
         wake: Callable[[Callable[[], None]], None],
+        follow: Callable[[Claim, Any], Callable[[], None] | None] | None = None,
     ) -> None:
         """Start nothing yet: threads start when there is work for them.
 
@@ -71,13 +63,16 @@ class ThreadRunner:
             begin: called in the thread just before a job's code.
             done: called on the event loop with (claim, value, error).
             wake: runs a function on the event loop, from any thread.
+            follow: called in the thread with (claim, value) when the code of a special job has
+                returned; gives what is to be called next, under the claim's limit of then.
         """
         self.slots = slots
         self._begin = begin
+        self._follow = follow
         self._done = done
         self._wake = wake
         self._queue: SimpleQueue[Claim | None] = SimpleQueue()
-        self._threads: list[_Slot] = []
+        self._threads: list[Slot] = []
         self._ended: deque[tuple[Claim, Any, BaseException | None]] = deque()
         self._woken = False
         self.waiting: dict[str, Claim] = {}
@@ -100,7 +95,7 @@ class ThreadRunner:
         self._queue.put(claim)
 
     def _start(self) -> None:
-        slot = _Slot()
+        slot = Slot()
         if self._context is None:
             self._context = copy_context()  # of the worker's own code
         slot.thread = threading.Thread(
@@ -128,7 +123,7 @@ class ThreadRunner:
 
     # -- in the thread -------------------------------------------------------------------
 
-    def _work(self, slot: _Slot) -> None:
+    def _work(self, slot: Slot) -> None:
         take = self._queue.get
         while True:
             claim = take()
@@ -156,45 +151,33 @@ class ThreadRunner:
             # the frames of a traceback refer to this one: what a failed job held would stay
             claim = value = error = None
 
-    def _run(self, slot: _Slot, claim: Claim) -> tuple[Any, BaseException | None]:
+    def _run(self, slot: Slot, claim: Claim) -> tuple[Any, BaseException | None]:
         value: Any = None
         error: BaseException | None = None
+        own = following = None
         try:
             self._begin(claim)
             assert claim.fn is not None
             context.enter(claim)
             if context.thread_hooks:
                 context.run_hooks()
-            with slot.lock:
-                slot.fired = False
-                slot.claim = claim
-            value = copy_context().run(claim.fn, *claim.args, **claim.kwargs)
-        except BaseException as err:  # noqa: BLE001 (SystemExit in a task ends the job, not the worker)
+            own = copy_context()
+        except BaseException as err:  # noqa: BLE001 (a hook's SystemExit ends the job, not the worker)
             error = err
-        # From here on the limit may still strike until `claim` is taken from the slot,
-        # and what was fired before must have arrived before the next job begins.
-        after = False
-        while True:
-            try:
-                with slot.lock:
-                    slot.claim = None
-                    fired = slot.fired
-                if fired and not after and not isinstance(error, Overrun):
-                    give_up = time.monotonic() + _ARRIVAL_S
-                    while time.monotonic() < give_up:
-                        time.sleep(0)
-                break
-            except Overrun:
-                after = True
-        if fired and not after:  # else it had ended by itself
-            error = overran(claim, error)
+        else:
+            value, error = slot.call(claim, own, claim.fn, claim.args, claim.kwargs)
+            # it may have been given back or settled meanwhile
+            if claim.special and error is None and self.running.get(claim.id) is claim:
+                following = self._follow and self._follow(claim, value)
+                if following is not None:
+                    _nothing, error = slot.call(claim, own, following)
         context.leave()
         if context.thread_hooks:
             _tidy(claim)
         try:
             return value, error
         finally:
-            del claim, value, error  # as in _work
+            del claim, value, error, own, following  # as in _work
 
     # -- on the event loop ---------------------------------------------------------------
 
@@ -217,8 +200,8 @@ class ThreadRunner:
             if claim is None or not (claim.deadline or claim.why):
                 continue
             if not slot.fired:
-                if claim.deadline and now - claim.begun_mono > claim.deadline:
-                    self._strike(slot, claim, now)
+                if is_due(claim, now):
+                    slot.strike(claim, now)
             elif now - slot.fired_mono >= (END_NOW_S if claim.why in ENDED_NOW else STUCK_S):
                 self._abandon(slot, claim)
 
@@ -228,24 +211,14 @@ class ThreadRunner:
         claim.context.cancel_requested = True
         for slot in list(self._threads):
             if slot.claim is claim:
-                self._strike(slot, claim, time.monotonic())
+                slot.strike(claim, time.monotonic())
         asyncio.get_running_loop().call_later(
             END_NOW_S, lambda: self.check_limits(time.monotonic())
         )
 
-    def _strike(self, slot: _Slot, claim: Claim, now: float) -> None:
+    def _abandon(self, slot: Slot, claim: Claim) -> None:
         with slot.lock:
-            if slot.claim is not claim or slot.fired or slot.thread is None:
-                return
-            slot.fired, slot.fired_mono = True, now
-            ident = slot.thread.ident
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(ident or 0), ctypes.py_object(Overrun)
-            )
-
-    def _abandon(self, slot: _Slot, claim: Claim) -> None:
-        with slot.lock:
-            if slot.claim is not claim:
+            if slot.claim is not claim or not slot.fired:
                 return
             slot.abandoned = True
         self._threads.remove(slot)
@@ -254,21 +227,13 @@ class ThreadRunner:
         if claim.why in ENDED_NOW:
             self._leave_behind(claim)
             return
-        log.error(
-            "%s (job %s) is over its time limit of %g s and does not stop: "
-            "its thread is abandoned (%d stuck in this worker)",
-            claim.name, claim.id, claim.deadline, self.stuck,
-        )  # fmt: skip
+        limit = over_limit(claim)
+        log.error("%s (job %s) and does not stop: its thread is abandoned "
+                  "(%d stuck in this worker)", limit, claim.id, self.stuck)  # fmt: skip
         if self.waiting:
             self._start()
-        self._done(
-            claim,
-            None,
-            TimeLimit(
-                f"{claim.name} ran longer than its time limit of {claim.deadline:g} s "
-                "and could not be stopped: its thread was abandoned"
-            ),
-        )
+        text = f"{limit} and could not be stopped: its thread was abandoned"
+        self._done(claim, None, TimeLimit(text))
 
     def _leave_behind(self, claim: Claim) -> None:
         log.error("%s (job %s) was ended by a command and does not stop: its thread is abandoned "

@@ -12,8 +12,9 @@ from rq import Callback, Queue, SimpleWorker
 from rq.job import Dependency, Job
 from rq.registry import DeferredJobRegistry
 
-from taskq.worker import Worker, rq_end
+from taskq.worker import Worker
 from tests.conftest import AppModule
+from tests.rq_support import spy_on_lane
 
 FUNCTIONS = """
 from rq import get_current_job
@@ -36,6 +37,16 @@ def cancel_me_and_fail():
 
 def success(job, connection, result):
     connection.rpush("called", "success")
+
+def not_good(job, connection, result):
+    connection.rpush("called", "not good")
+    raise KeyError("callback")
+
+def failure(job, connection, kind, value, traceback):
+    connection.rpush("called", f"failure {kind.__name__}")
+
+def renamed(job, connection, result):
+    job.description = "renamed"
 """
 
 
@@ -48,13 +59,7 @@ def fns(app_module: AppModule) -> ModuleType:
 def by_rq(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the jobs that RQ's own code settles, from now on."""
     seen: list[str] = []
-    before = rq_end.End.persist
-
-    def persist(self: rq_end.End, *args: Any, **more: Any) -> None:
-        seen.append(self._loaded.id)
-        before(self, *args, **more)
-
-    monkeypatch.setattr(rq_end.End, "persist", persist)
+    spy_on_lane(monkeypatch, seen)
     return seen
 
 
@@ -132,6 +137,18 @@ def canceled_while_it_runs(queue: Queue, fns: ModuleType) -> None:
     queue.enqueue(fns.cancel_me, job_id="e", on_success=Callback(fns.success))
 
 
+def callbacks(queue: Queue, fns: ModuleType) -> None:
+    on_success, on_failure = Callback(fns.success), Callback(fns.failure)
+    queue.enqueue(fns.add, 1, job_id="a", on_success=on_success, on_failure=on_failure)
+    queue.enqueue(fns.add, 1, job_id="b", depends_on="a", on_success=on_success, meta={"n": 1})
+    queue.enqueue(fns.add, 1, job_id="c", on_success=on_success, result_ttl=-1)
+    queue.enqueue(fns.add, 1, job_id="d", on_failure=on_failure, on_stopped=on_success)
+    queue.enqueue(fns.cancel_me, job_id="e", on_success=on_success)
+    queue.enqueue(fns.add, 1, job_id="f", on_success=Callback(fns.not_good), on_failure=on_failure)
+    queue.enqueue(fns.add, 1, job_id="g", on_success=Callback(fns.renamed))
+    queue.enqueue(fns.add, 1, job_id="h", depends_on=["f"])
+
+
 def snapshot(client: redis.Redis) -> dict[str, Any]:
     """All that RQ's tools may look at."""
     keys: Any = client.keys("rq:job:?")
@@ -142,6 +159,9 @@ def snapshot(client: redis.Redis) -> dict[str, Any]:
         found[job.id] = {
             "status": job.get_status().value,
             "timeout": job.timeout,
+            "meta": job.meta,
+            "description": job.description,
+            "fields": {name for name in client.hkeys(key) if not name.startswith(b"tq_")},
             "result": result and (result.type.name, result.return_value),
             "enqueued": bool(job.enqueued_at),
             "kept": client.ttl(key) > 0,
@@ -155,7 +175,7 @@ def snapshot(client: redis.Redis) -> dict[str, Any]:
         for kind in ("deferred", "finished", "failed", "canceled", "ready", "wip"):
             found[f"{kind} {name}"] = sorted(client.zrange(f"rq:{kind}:{name}", 0, -1))
     found["queues"] = client.smembers("rq:queues")
-    found["called"] = client.lrange("called", 0, -1)
+    found["called"] = sorted(client.lrange("called", 0, -1))
     return found
 
 
@@ -163,7 +183,7 @@ def snapshot(client: redis.Redis) -> dict[str, Any]:
     ("graph", "left"),
     [(chain, []), (diamond, []), (waits_for_another, []), (another_queue, []), (failure, []),
      (canceled_dependent, []), (deleted_parent, []), (fan_in, []), (kept_for_ever, []),
-     (canceled_while_it_runs, ["e"])],
+     (canceled_while_it_runs, []), (callbacks, ["f", "g"])],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
 def test_all_is_as_after_rqs_own_worker(
@@ -180,7 +200,7 @@ def test_all_is_as_after_rqs_own_worker(
     for what, value in theirs.items():
         assert ours.pop(what) == value, what
     assert not ours
-    assert by_rq == left
+    assert sorted(by_rq) == left
 
 
 def test_what_is_not_plain_is_left_to_rqs_code(

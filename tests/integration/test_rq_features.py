@@ -424,7 +424,7 @@ def test_broken_records(
     assert ended(good) == "finished"
     own_fault = field in ("repeats_left", "success_callback_timeout")
     wait_until(lambda: status_of(redis_client, "job") == ("failed" if own_fault else "finished"))
-    assert redis_client.zcard("rq:wip:default") == 0
+    wait_until(lambda: redis_client.zcard("rq:wip:default") == 0)  # the child has run, too
     assert (b"job" in redis_client.zrange("rq:failed:default", 0, -1)) is own_fault
     entries = redis_client.xrange("rq:results:job")
     assert len(entries) == 1
@@ -445,5 +445,4 @@ def test_a_job_deleted_while_it_runs(
     redis_client.delete(job.key)
     redis_client.rpush("go", 1)
     nothing_left(redis_client)
-    assert not redis_client.exists(job.key)
-    assert called(redis_client) == []
+    assert called(redis_client) == [f"success {job.id} go"]  # as in RQ

@@ -27,7 +27,7 @@ from tests.support import WorkerStarter, wait_until
 
 MORE = """
 import os
-def gated_callback(job, connection, result):
+def gated_callback(job, connection, *rest):
     connection.rpush("called", f"gated {job.id}")
     connection.rpush("at-callback", 1)
     connection.blpop("callback", 10)
@@ -78,7 +78,8 @@ def test_a_job_that_was_taken_away_is_left_alone(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
 ):
     process = worker(None, "--rq")
-    job = queue.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success))
+    job = queue.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success),
+                        repeat=Repeat(times=1))  # fmt: skip
     queue.enqueue(fns.add, 1, depends_on=job)
     arrived(redis_client, "go")
     take_away(redis_client)
@@ -110,11 +111,11 @@ def test_a_record_that_is_gone_is_no_lost_lease(
 ):
     """Evicted, or expired in an outage: the lease is what counts, and callbacks run once."""
     worker(None, "--rq")
-    job = queue.enqueue(fns.add, 1, on_success=Callback(fns.gated_callback))
+    job = queue.enqueue(fns.fail, on_failure=Callback(fns.gated_callback))
     arrived(redis_client, "callback")
     redis_client.delete(*redis_client.keys("rq:execution:*"))
     redis_client.rpush("callback", 1)
-    assert ended(job) == "finished"
+    assert ended(job) == "failed"
     assert called(redis_client) == [f"gated {job.id}"]
     nothing_left(redis_client)
 

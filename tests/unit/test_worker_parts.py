@@ -26,6 +26,7 @@ from taskq.worker.settings import SETTLE_BYTES, WorkerSettings
 from taskq.worker.suspects import Suspects
 from taskq.worker.tally import Tally, Waits
 from taskq.worker.thread_runner import ThreadRunner
+from taskq.worker.thread_slot import Slot
 from tests.support import time_passes, until
 
 
@@ -50,6 +51,9 @@ def test_the_supervisor_reads_what_the_child_wrote():
         ("job-1", "tqaaaaaaaa1", 12.5),
         ("jöb-2", "tqaaaaaaaa2", 0.0),
     ]
+    theirs.extend(first, 13.5)
+    theirs.extend(-1, 13.5)
+    assert ours.at(first) == ("job-1", "tqaaaaaaaa1", 13.5)
     theirs.end(first)
     assert [one.job_id for one in ours.read()] == ["jöb-2"]
     theirs.end(second)
@@ -364,11 +368,15 @@ def test_items_that_share_their_head_are_packed_as_one_group_and_keep_their_orde
 class Runner:
     """A thread runner and what became of its jobs."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, follow: Any = None) -> None:
         self.ends: list[tuple[str, Any, BaseException | None]] = []
         loop = asyncio.get_running_loop()
         self.threads = ThreadRunner(
-            slots, Claim.begin, self._done, lambda fn: loop.call_soon_threadsafe(fn) and None
+            slots,
+            Claim.begin,
+            self._done,
+            lambda fn: loop.call_soon_threadsafe(fn) and None,
+            follow,
         )
 
     def _done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
@@ -471,6 +479,53 @@ async def test_a_thread_that_does_not_stop_is_abandoned_and_replaced():
     release.set()
     await until(lambda: runner.threads.stuck == 0)
     assert len(runner.ends) == 2  # its late end is told to nobody
+    runner.threads.abandon()
+
+
+async def test_what_follows_a_job_has_a_limit_of_its_own():
+    """The ends of jobs, their limits and what follows meet at any step of either."""
+    followed: set[str] = set()
+
+    def follow(claim: Claim, _value: None) -> Any:
+        followed.add(claim.id)
+        claim.deadline = 0.0
+        return lambda: time_passes(0.005)
+
+    runner = Runner(2, follow)
+    for n in range(200):
+        claim = claim_of(lambda: time_passes(0.01), job_id=str(n), deadline=0.0102)
+        claim.special = True
+        runner.threads.submit(claim)
+    await runner.until(200, limits=True)
+    struck = {job for job, _, error in runner.ends if isinstance(error, TimeLimit)}
+    assert followed == {str(n) for n in range(200)} - struck
+    runner.threads.abandon()
+    slot = Slot()
+    slot.thread, slot.claim = threading.current_thread(), claim_of(deadline=0.0)
+    slot.strike(slot.claim, time.monotonic())  # decided when the function was still running
+    assert not slot.fired
+
+
+async def test_nothing_follows_a_job_that_was_given_up_meanwhile():
+    followed: list[str] = []
+    runner = Runner(1, lambda claim, _value: followed.append(claim.id))
+    gate, begun = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        begun.set()
+        gate.wait(5)
+
+    claim = claim_of(waits, job_id="given up")
+    claim.special = True
+    runner.threads.submit(claim)
+    await until(begun.is_set)
+    assert runner.threads.running.pop(claim.id) is claim
+    gate.set()
+    after = claim_of(lambda: None, job_id="after")
+    after.special = True
+    runner.threads.submit(after)
+    await runner.until(2)
+    assert followed == ["after"]
     runner.threads.abandon()
 
 
