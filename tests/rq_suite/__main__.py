@@ -7,14 +7,18 @@ version, and never committed. Prints passed / failed / skipped and each test lef
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 from taskq.embedded import EmbeddedRedis
 
@@ -62,17 +66,26 @@ def left_out(mode: str) -> dict[str, str]:
     return found
 
 
+def end_all(port: int) -> None:
+    """End what a suite on the server at `port` has started and left, in sessions of its own."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("RQ_SUITE_PORT") == str(port):
+                process.kill()
+
+
 def run(mode: str, folder: Path, more: list[str]) -> bool:
     """Run the suite once; returns whether all passed."""
     print(f"\n== {MODES[mode]}", flush=True)
     skipped = left_out(mode)
-    with EmbeddedRedis.start(port=0) as server:
-        outcome = subprocess.run(
+    # RQ's tests leave schedulers behind (whose worker they kill), which would hold a pipe open
+    with EmbeddedRedis.start(port=0) as server, tempfile.TemporaryFile("w+") as told:
+        suite = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:valkey",
              "-p", "no:taskq.testing.plugin", "-p", "no:cacheprovider", "-W", "ignore",
              "--timeout", str(TIMEOUT_S), "--tb", "short",
              *(f"--deselect={name}" for name in skipped), *more],
-            cwd=folder, stdout=subprocess.PIPE, text=True, check=False,
+            cwd=folder, stdout=told,
             env={
                 **os.environ,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -84,14 +97,19 @@ def run(mode: str, folder: Path, more: list[str]) -> bool:
                 "TASKQ_CONCURRENCY": "1",
             },
         )  # fmt: skip
-    report = outcome.stdout
-    if outcome.returncode:
+        try:
+            code = suite.wait()
+        finally:
+            end_all(server.port)
+        told.seek(0)
+        report = told.read()
+    if code:
         print(report)
     for name, reason in skipped.items():
         print(f"left out: {name}\n    {' '.join(reason.split())}")
     last = re.search(r"\d+ (passed|failed).*", report)
     print(f"{mode}: {last[0] if last else report[-500:]}; {len(skipped)} left out by name")
-    return outcome.returncode == 0
+    return code == 0
 
 
 def main() -> int:
