@@ -240,10 +240,27 @@ def test_a_forgotten_worker_leaves_no_fence(engine: Engine, redis_client):
     engine.beat(A)
     engine.release(A, "w0n5")
     engine.release(A, 7)
+    engine.enqueue(2)
+    engine.reserve(A, 2, seq=8)
     assert redis_client.hlen("taskq:fence") == 2
+    assert redis_client.exists(f"taskq:handed:{A}")
     engine.age(redis_client, 400, A)
     engine.sweep()
     assert redis_client.hlen("taskq:fence") == 0
+    assert not redis_client.keys("taskq:handed:*")
+
+
+@pytest.mark.parametrize("what", ["dead", "bye"])
+def test_what_a_worker_was_handed_is_forgotten_at_its_end(engine: Engine, redis_client, what):
+    engine.enqueue(4)
+    engine.beat(A)
+    engine.reserve(A, 2, seq=1)
+    claim = f"taskq:claim:{A}:default"
+    redis_client.blmove("rq:queue:default", claim, 1, "LEFT", "RIGHT")
+    engine.reserve_all(A, 2, seq="w0n5", iso="")
+    assert len(redis_client.keys("taskq:handed:*")) == 2
+    engine.release(A, what)
+    assert not redis_client.keys("taskq:handed:*")
 
 
 @pytest.mark.parametrize("how", ["suspend", "pause"])

@@ -75,12 +75,23 @@ local function unclaim(uid)
   return moved
 end
 
-local function forget(uid)
-  redis.pcall('ZREM', OWN .. 'alive', uid)
-  local fences, names = { uid }, redis.pcall('HGET', OWN .. 'serves', uid)
+-- A worker's uid and those of its lanes, one for each queue that it serves (see reserve.lua).
+local function lanes(uid)
+  local found, names = { uid }, redis.pcall('HGET', OWN .. 'serves', uid)
   if type(names) == 'string' then
-    for _ in string.gmatch(names, '[^\n]+') do fences[#fences + 1] = uid .. 'w' .. (#fences - 1) .. 'n' end
+    for _ in string.gmatch(names, '[^\n]+') do found[#found + 1] = uid .. 'w' .. (#found - 1) .. 'n' end
   end
-  redis.pcall('HDEL', OWN .. 'fence', unpack(fences))
+  return found
+end
+
+-- What its last calls were handed: nobody asks for those again.
+local function unhand(uid)
+  for _, lane in ipairs(lanes(uid)) do redis.pcall('DEL', OWN .. 'handed:' .. lane) end
+end
+
+local function forget(uid)
+  unhand(uid)
+  redis.pcall('ZREM', OWN .. 'alive', uid)
+  redis.pcall('HDEL', OWN .. 'fence', unpack(lanes(uid)))
   redis.pcall('HDEL', OWN .. 'serves', uid)
 end

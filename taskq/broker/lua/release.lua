@@ -52,7 +52,10 @@ if type(names) == 'string' then
     end
   end
 end
-if not exact then requeued = requeued + unclaim(uid) end
--- A blocked BLMOVE of this worker may still be open in Redis: for some minutes its claim lists are swept.
-if not exact then redis.pcall('ZADD', OWN .. 'alive', micros(NOW - 60), uid) end
+if not exact then
+  requeued = requeued + unclaim(uid)
+  unhand(uid)
+  -- A blocked BLMOVE of this worker may still be open in Redis: for some minutes its claim lists are swept.
+  redis.pcall('ZADD', OWN .. 'alive', micros(NOW - 60), uid)
+end
 return { micros(NOW), requeued, failed }
