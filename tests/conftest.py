@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import textwrap
@@ -59,6 +60,18 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TASKQ_") or name in ("REDIS_URL", "RQ_KEY_PREFIX", "RQ_REDIS_URL"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a worker in this process sets on loggers is no matter of later tests."""
+    loggers = [logging.getLogger(name) for name in ("taskq", "rq", "rq.worker")]
+    before = [(one.level, list(one.handlers), one.propagate) for one in loggers]
+    yield
+    for one, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        one.setLevel(level)
+        one.handlers[:] = handlers
+        one.propagate = propagate
 
 
 @pytest.fixture(scope="session")
