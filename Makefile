@@ -2,8 +2,8 @@
 # has to be there: `make dev` fetches the rest into .venv.
 
 PYTHON ?= python3
-# Twice two cores: half of the time the tests wait, for processes to start and for time to pass.
-WORKERS ?= 4
+# For two cores: more than half of the time the tests wait, for processes to start and for time to pass.
+WORKERS ?= 5
 ARGS ?=
 EXTRA ?= dev
 

@@ -36,7 +36,9 @@ def plain(n):
 def replica(redis_server, redis_program, tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A replica of the test's server that has caught up."""
     master = f"127.0.0.1 {redis_server.port}"
-    options = ("--replicaof", *master.split(), "--repl-diskless-sync-delay", "0")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("repl-diskless-sync-delay", 0)  # else it waits 5 s for more replicas
+    options = ("--replicaof", *master.split())
     with EmbeddedRedis.start(tmp_path / "replica", binary=redis_program, extra_args=options) as one:
         with redis.Redis.from_url(one.url) as client:
             wait_until(lambda: client.info("replication")["master_link_status"] == "up", 20)
