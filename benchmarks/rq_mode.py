@@ -3,9 +3,9 @@
     python -m benchmarks.rq_mode [JOBS]
 
 Drains by one worker process each, of no-op jobs with their results stored: jobs of our own
-(JSON, `queue.enqueue`), jobs enqueued by stock RQ (pickle), and two mixed queues. In one of those
-one job in ten is a dependent or has one, in the other one in ten has a success callback: there the
-time until the other nine tenths are done.
+(JSON, `queue.enqueue`), jobs enqueued by stock RQ (pickle), and three mixed queues, in which one
+job in ten is a dependent or has one, has a success callback, is to be repeated (whose end only
+RQ's own code records): there the time until the other nine tenths are done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
-from rq import Callback, Queue
+from rq import Callback, Queue, Repeat
 
 from taskq import TaskQ
 from taskq.embedded import EmbeddedRedis
@@ -103,11 +103,19 @@ def main() -> None:
             ids += ids_of(queue.enqueue_many(plain(90)))
             queue.enqueue_many(plain(10, on_success=Callback("benchmarks.rq_mode.called")))
         callbacks = drain(url, ids)
+
+        ids = []
+        for _ in range(0, count, 100):
+            ids += ids_of(queue.enqueue_many(plain(90)))
+            for _ in range(10):
+                queue.enqueue(NOOP, repeat=Repeat(times=1, interval=3600))
+        repeats = drain(url, ids)
         app.close()
     print(f"our own jobs                      {ours:10,.0f}/s")
     print(f"stock RQ's, pickled               {pickled:10,.0f}/s  {pickled / ours:6.2f} of ours")
-    for what, rate in (("dependents", dependents), ("callbacks", callbacks)):
-        print(f"90 % beside 10 % with {what}  {rate:10,.0f}/s  {rate / pickled:6.2f} of pickled")
+    mixed = (("dependents", dependents), ("callbacks", callbacks), ("repeats", repeats))
+    for what, rate in mixed:
+        print(f"90 % beside 10 % with {what:10}  {rate:10,.0f}/s  {rate / pickled:6.2f} of pickled")
 
 
 if __name__ == "__main__":

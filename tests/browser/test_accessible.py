@@ -45,8 +45,8 @@ def violations(page, axe: str, where: str) -> list[tuple[str, ...]]:
     ]
 
 
-@pytest.mark.parametrize("width", [390, 1360])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+# contrast does not depend on the width, nor the layout on the colours
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 390)])
 def test_axe_finds_nothing(chromium, shop, redis_client, axe, scheme, width):
     ends = ("retried", "postponed", "crashed", "lost", "given_back")
     runs = "\n".join(json.dumps([how, 1e9, 1e9 + 1, "E", "no", "w1"]) for how in ends)
