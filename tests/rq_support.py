@@ -92,8 +92,9 @@ def stock_worker(
         print(log.read_text(errors="replace"))
 
 
-def spy_on_lane(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
-    """Put the ids of the jobs that RQ's own code settles from now on into `seen`."""
+def spy_on_lane(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the jobs that RQ's own code settles, from now on."""
+    seen: list[str] = []
     before = rq_end.End.persist
 
     def persist(self: rq_end.End, *args: Any, **more: Any) -> None:
@@ -101,3 +102,4 @@ def spy_on_lane(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
         before(self, *args, **more)
 
     monkeypatch.setattr(rq_end.End, "persist", persist)
+    return seen

@@ -1,6 +1,6 @@
 """The RQ lane: jobs with RQ features are settled by RQ's own, inherited code.
 
-Callbacks, webhooks, groups, repeats, rate limits and a returned
+Callbacks of failures, webhooks, repeats, rate limits and a returned
 `rq.Retry` keep RQ's meaning by construction: the engine runs the job, then a thread
 with connections of its own calls what `rq.worker.BaseWorker` does at a job's end.
 

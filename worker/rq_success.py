@@ -50,11 +50,11 @@ def following(claim: Claim, value: Any) -> Callable[[], None] | None:
     raw = claim.fields.get(b"success_callback_timeout")
     try:
         limit_s = CALLBACK_TIMEOUT if raw is None else int(raw)
+        deadline = now - claim.begun_mono + limit_s if limit_s > 0 else 0.0
         job.will_call(name.decode(), limit_s)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None  # RQ's code says what is wrong with it
-    claim.rq_job, claim.callback_s = job, limit_s
-    claim.deadline = now - claim.begun_mono + limit_s if limit_s > 0 else 0.0
+    claim.rq_job, claim.callback_s, claim.deadline = job, limit_s, deadline
     job._result, job._status = value, JobStatus.FINISHED  # noqa: SLF001 (as RQ)
     job.ended_at = datetime.now(timezone.utc)
     return partial(_call, job, value)

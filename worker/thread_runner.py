@@ -141,6 +141,9 @@ class ThreadRunner:
             except Overrun as err:  # between two statements that should have caught it
                 slot.claim = None
                 value, error = None, overran(claim, err)
+            except BaseException as err:  # noqa: BLE001 (of ours: the job fails, the thread lives)
+                slot.claim = None
+                value, error = None, err
             if slot.abandoned:
                 self._wake(self._unstick)
                 return

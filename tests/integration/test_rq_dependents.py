@@ -57,10 +57,7 @@ def fns(app_module: AppModule) -> ModuleType:
 
 @pytest.fixture
 def by_rq(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the jobs that RQ's own code settles, from now on."""
-    seen: list[str] = []
-    spy_on_lane(monkeypatch, seen)
-    return seen
+    return spy_on_lane(monkeypatch)
 
 
 Graph = Callable[[Queue, ModuleType], object]

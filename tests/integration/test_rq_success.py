@@ -100,10 +100,7 @@ def fns(app_module: AppModule) -> ModuleType:
 
 @pytest.fixture
 def by_rq(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the jobs that RQ's own code settles, from now on."""
-    seen: list[str] = []
-    spy_on_lane(monkeypatch, seen)
-    return seen
+    return spy_on_lane(monkeypatch)
 
 
 @pytest.fixture
@@ -300,3 +297,26 @@ def test_what_was_set_before_the_first_use_counts(
     drain(queue)
     assert Job.fetch(job.id, connection=redis_client).meta == {"set": 1}
     assert job.is_finished
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("success_callback_timeout", b"9" * 400),
+        ("success_callback_timeout", b"9" * 5000),
+        ("success_callback_timeout", b"-7"),
+        ("success_callback_name", b"\xff\xfe"),
+        ("success_callback_name", b"no.such"),
+        ("success_callback_name", b"x" * 100_000),
+    ],
+)
+def test_strange_fields_end_the_job_and_the_next_one_runs(
+    fns: ModuleType, queue: Queue, redis_client: redis.Redis, field: str, value: bytes
+):
+    strange = queue.enqueue(fns.plain, on_success=Callback(fns.untouched))
+    redis_client.hset(strange.key, field, value)
+    after = queue.enqueue(fns.plain)
+    drain(queue)
+    assert redis_client.hget(strange.key, "status") in (b"finished", b"failed")
+    assert after.get_status(refresh=True) == "finished"
+    assert not redis_client.exists("rq:wip:default")

@@ -250,6 +250,16 @@ def test_a_forgotten_worker_leaves_no_fence(engine: Engine, redis_client):
     assert not redis_client.keys("taskq:handed:*")
 
 
+def test_a_ttl_that_is_no_whole_number_deletes_nothing_at_once(engine: Engine, redis_client):
+    lost, done = engine.enqueue(2)
+    redis_client.hset(f"rq:job:{lost}", mapping={"failure_ttl": "0.3", "tq_redeliver": "0"})
+    engine.beat(A)
+    held = {job.id: job for job in engine.reserve(A, 2)}
+    assert engine.settle(held[done], "f", option="0.3") == 1
+    assert engine.release(A, "dead") == (0, 1)
+    assert (status(redis_client, lost), status(redis_client, done)) == ("failed", "finished")
+
+
 @pytest.mark.parametrize("what", ["dead", "bye"])
 def test_what_a_worker_was_handed_is_forgotten_at_its_end(engine: Engine, redis_client, what):
     engine.enqueue(4)

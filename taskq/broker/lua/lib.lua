@@ -45,7 +45,7 @@ local function whole(x) return string.format('%.0f', x) end
 local kept, kept_text
 local function keep_for(key, ttl)
   if ttl < 0 then return redis.pcall('PERSIST', key) end
-  if ttl ~= kept then kept, kept_text = ttl, whole(ttl) end
+  if ttl ~= kept then kept, kept_text = ttl, whole(math.ceil(ttl)) end
   return redis.pcall('EXPIRE', key, kept_text)
 end
 
