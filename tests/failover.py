@@ -180,6 +180,11 @@ class Topology:
             for one in followers
         )
 
+    def replicated(self, master: EmbeddedRedis) -> int:
+        """How far a server had followed the master before it, when it became the master."""
+        with self.client(master) as client:
+            return int(client.info("replication")["second_repl_offset"]) - 1
+
     def wait_for_failover(self, timeout: float = 12.0) -> EmbeddedRedis:
         """Wait until another server than the first is master; returns it."""
 
@@ -201,11 +206,18 @@ class Topology:
         """Let a server neither answer nor close its connections."""
         os.kill(node.pid, signal.SIGSTOP)
 
-    def cut_off(self, replica: EmbeddedRedis) -> None:
-        """Freeze it, and let the master close its connection, which would still take in much."""
+    def cut_off(self, replica: EmbeddedRedis) -> int:
+        """Freeze it, and let the master close its connection, which would still take in much.
+
+        Returns:
+            The first server's replication offset: the replica knows of nothing behind it.
+        """
         self.freeze(replica)
         with self.client(self.nodes[0]) as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+            assert client.execute_command("CLIENT", "KILL", "TYPE", "replica") == 1
+            state: dict[str, Any] = client.info("replication")
+        assert state["connected_slaves"] == 0
+        return int(state["master_repl_offset"])
 
     def thaw(self, node: EmbeddedRedis) -> None:
         """Let it go on."""
