@@ -41,8 +41,7 @@ _BY_RQ = (
     b"rate_limit_key",
     b"number_of_retries",
 )
-"""Hash fields of jobs whose end only RQ's own code settles: callbacks, repeats, limits ..."""
-_CALLBACKS = frozenset(_BY_RQ[:3])
+"""Hash fields of jobs whose end asks for more than a record: callbacks, repeats, limits ..."""
 _IF_DELETED = (b"group_id", b"dependency_ids", b"dependency_id")
 """Its code also deletes a job that others know of; while a job is kept, these ask for nothing."""
 _FEATURES = frozenset((*_BY_RQ, *_IF_DELETED))
@@ -81,8 +80,9 @@ class Claim:
         rq_job: the `rq.job.Job` that RQ's own code ran, if it did.
         rq_context: where that failed: integrations keep there what they know of the job.
         stopped: by RQ's `stop-job` or `stop-execution`.
-        callback_s: time limit of its success callback, once that was called; RQ's code does not
-            call it again.
+        called: which of its callbacks was called last, and is not to be called again by RQ's code:
+            "success", "failure"; "" where none was.
+        callback_s: the time limit of that one.
     """
 
     is_plain = False
@@ -113,7 +113,8 @@ class Claim:
     rq_job: Any = None
     rq_context: Context | None = None
     stopped = False
-    callback_s: int | None = None
+    called = ""
+    callback_s = 0
     meta: dict[str, Any] | None = None
     report: Callable[[str, float, float | None, str], None] | None = None
     task: asyncio.Task[None] | None = None
@@ -176,19 +177,13 @@ class Claim:
             ) from None
 
     def is_special(self) -> bool:
-        """Whether RQ's own code has to settle this job."""
+        """Whether RQ's own code may have to settle this job (see rq_items.py)."""
         fields = self.fields
         if _FEATURES.isdisjoint(fields):
             return False
         if any(fields.get(name) for name in _BY_RQ):
             return True
         return not self._is_kept() and any(fields.get(name) for name in _IF_DELETED)
-
-    def only_calls(self) -> bool:
-        """Whether RQ's own code has nothing to do but callbacks if this job succeeds."""
-        return self.result_ttl_s != 0 and not any(
-            self.fields.get(name) for name in _BY_RQ if name not in _CALLBACKS
-        )
 
     def _is_kept(self) -> bool:
         try:

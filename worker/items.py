@@ -17,10 +17,11 @@ class Item(NamedTuple):
     """One job of a settle call.
 
     Attributes:
-        kind: f finished, x failed, r retry, g give back, d its process died, u unknown task,
-            c canceled, s sleeps.
+        kind: f finished, e finished and to be repeated, x failed, r retry, y returned RQ's Retry,
+            g give back, d its process died, u unknown task, c canceled, s sleeps.
         unique: the unique lock to let go, or "".
-        option: f: ttl in s, after "m" to leave a done-marker; x: ttl in s; else "".
+        option: f: ttl in s, after "m" to leave a done-marker; e, x: ttl in s; y: the same or "";
+            else "".
         rest: what the script wants after the job's id.
         size: bytes of result or traceback.
     """
@@ -40,6 +41,39 @@ def finished(
     return Item("f", unique, option, (f"{started:.6f}", f"{ended:.6f}", value), len(value))
 
 
+def repeated(
+    done: Item, raw: bytes, delay_s: float, left: int, intervals: bytes | None = None
+) -> Item:
+    """It finished and runs again, by RQ's `Repeat`.
+
+    Args:
+        done: its end, as if it were the last.
+        raw: its result as RQ writes it into the record; empty for None.
+        delay_s: pause before the next execution.
+        left: further executions after that.
+        intervals: pauses from then on, as JSON; None: as they are.
+    """
+    return Item("e", "", done.option, (*done.rest, _delay(delay_s), left, intervals or "", raw),
+                done.size + len(raw))  # fmt: skip
+
+
+def asked_again(
+    done: Item, raw: bytes, ttl_s: int | None, delay_s: float, *, front: bool, number: int
+) -> Item:
+    """It returned RQ's `Retry`.
+
+    Args:
+        done: its end, as if that were its result.
+        raw: the same as RQ writes it into the record.
+        ttl_s: for how long the result entry is kept; None: as long as those before it.
+        delay_s: pause before the next execution.
+        front: whether it comes to the head of its queue.
+        number: how often it has asked by now.
+    """
+    rest = (*done.rest, _delay(delay_s), "1" if front else "", number, raw)
+    return Item("y", "", "" if ttl_s is None else str(ttl_s), rest, done.size + len(raw))
+
+
 def failed(started: float, ended: float, text: bytes, error: str, ttl_s: int, unique: str) -> Item:
     """The job ended for good without a result; `text` is zlib and base64, `error` our JSON."""
     rest = (f"{started:.6f}", f"{ended:.6f}", text, error)
@@ -48,8 +82,12 @@ def failed(started: float, ended: float, text: bytes, error: str, ttl_s: int, un
 
 def retried(run: str, delay_s: float, *, front: bool = False, left: int | None = None) -> Item:
     """It runs again, now or later; `run` is how it ended this time (see runs.py)."""
-    delay = f"{delay_s:.6f}" if delay_s > 0 else ""
-    return Item("r", "", "", (delay, "1" if front else "", "" if left is None else left, run))
+    rest = (_delay(delay_s), "1" if front else "", "" if left is None else left, run)
+    return Item("r", "", "", rest)
+
+
+def _delay(seconds: float) -> str:
+    return f"{seconds:.6f}" if seconds > 0 else ""
 
 
 def unknown(delay_s: float) -> Item:
@@ -77,7 +115,6 @@ def crashed(run: str) -> Item:
     return Item("d", "", "", (run,))
 
 
-_ENDS = ("f", "x")
 GIVEN_BACK = given_back("")
 """To the head of its queue; it had not begun."""
 
@@ -86,15 +123,7 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
     """Arguments of the script, and for each answer the position of its job in the batch."""
     groups: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
     for position, (claim, item) in enumerate(batch):
-        option = "n" + item.option if claim.tells and item.kind in _ENDS else item.option
-        if claim.durable and item.kind == "f":
-            option = "d" + option
-        if not claim.is_plain and claim.waited and item.kind in _ENDS:
-            option = "p" + option
-        if claim.overwrites and item.kind in _ENDS:
-            option = "o" + option
-        if claim.dependents_by_rq and item.kind in _ENDS:
-            option = "q" + option
+        option = _option(claim, item)
         key = (item.kind, claim.position, claim.exec_id, item.unique, option)
         group = groups.get(key)
         if group is None:
@@ -110,3 +139,24 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
         args.extend(jobs)
         order.extend(positions)
     return args, order
+
+
+def _option(claim: Claim, item: Item) -> str | bytes:
+    """The item's option, with what the claim adds to it."""
+    kind, option = item.kind, item.option
+    if kind in ("f", "x", "e"):
+        if claim.tells:
+            option = "n" + option
+        if claim.durable and kind == "f":
+            option = "d" + option
+        if not claim.is_plain and claim.waited and kind != "e":
+            option = "p" + option
+        if claim.dependents_by_rq:
+            option = "q" + option
+    if claim.overwrites and kind in ("f", "x", "e", "y"):
+        option = "o" + option
+    if not claim.is_plain:
+        limit = claim.fields.get(b"rate_limit_key")
+        if limit:
+            return option.encode() + b" " + limit
+    return option

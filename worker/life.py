@@ -32,6 +32,7 @@ from taskq.worker.outcome import (
     unknown_item,
     user_part,
 )
+from taskq.worker.rq_items import asks_again, feature_item
 from taskq.worker.settings import MAX_CRASHES
 
 if TYPE_CHECKING:
@@ -116,13 +117,15 @@ class Life:
 
         rq_current.enter(claim, self._app, self._worker)
 
-    def follow(self, claim: Claim, value: Any) -> Callable[[], None] | None:
-        """What is to be called in its thread after a special job has returned, if anything."""
+    def follow(
+        self, claim: Claim, value: Any, error: BaseException | None
+    ) -> Callable[[], None] | None:
+        """What is to be called in its thread after a special job has ended, if anything."""
         if "rq.job" not in sys.modules:
             return None
-        from taskq.worker import rq_success  # noqa: PLC0415 (as above)
+        from taskq.worker import rq_calls  # noqa: PLC0415 (as above)
 
-        following = rq_success.following(claim, value)
+        following = rq_calls.following(claim, value, error)
         if following is not None and self._begun is not None:
             self._begun.extend(claim.slot, _limit(claim))
         return following
@@ -142,28 +145,32 @@ class Life:
             self._cut_off(claim, error, seconds)
             return
         claim.outcome = (value, error)
-        item: Item | None = None
-        if type(value).__name__ == "Retry" and type(value).__module__ == "rq.job":
-            claim.special = True  # RQ's way to ask for another try
-        if error is None and claim.callback_s is not None:
-            from taskq.worker import rq_success  # noqa: PLC0415 (it is there: it was called)
-
-            rq_success.called(claim)
-        if error is None and not claim.special:
-            try:
-                young = claim.result_ttl_s == 0 and self._young(claim)
-                item = success_item(claim, value, self._app, young=young)
-            except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
-                error = err
-        if error is not None:
-            item = failure_item(claim, error)
-            claim.outcome = (None, error)
-            claim.special = claim.special or self.watches
-        if item is None or claim.special:
+        try:
+            item = self._item(claim, value, error)
+        except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
+            error = err
+            claim.outcome = (None, err)
+            item = self._item(claim, None, err)
+        if item is None:
             self._settler.tally.began(claim)
             self._door.enter(claim)
             return
         self.end(claim, item, ok=error is None, error=error, seconds=seconds)
+
+    def _item(self, claim: Claim, value: Any, error: BaseException | None) -> Item | None:
+        """What became of a job; None: RQ's own code says it.
+
+        Raises:
+            NotSerializable, PayloadTooLarge: the result cannot be stored.
+        """
+        if error is not None and self.watches:
+            return None
+        if claim.special or asks_again(value):
+            return feature_item(claim, value, error, self._app)
+        if error is not None:
+            return failure_item(claim, error)
+        young = claim.result_ttl_s == 0 and self._young(claim)
+        return success_item(claim, value, self._app, young=young)
 
     def _cut_off(self, claim: Claim, error: Interrupted, seconds: float) -> None:
         """A job's code did not come to its end."""
@@ -236,7 +243,7 @@ class Life:
             _log_failure(claim, item, error)
             if item.kind == "x":
                 tally.failed(claim, error_type(item))
-        what = "finished" if ok else "retried" if item.kind == "r" else "failed"
+        what = "retried" if item.kind in ("r", "y") else "finished" if ok else "failed"
         tally.end(claim, what, seconds)
         self._settler.add(claim, item)
 

@@ -91,7 +91,7 @@ def overran(claim: Claim, err: BaseException | None) -> BaseException:
 
 def over_limit(claim: Claim) -> str:
     """What happened to an execution that was over its time limit."""
-    if claim.callback_s is not None:  # in RQ's words
+    if claim.called:  # in RQ's words
         return f"Task exceeded maximum timeout value ({claim.callback_s} seconds)"
     return f"{claim.name} ran longer than its time limit of {claim.deadline:g} s"
 

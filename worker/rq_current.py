@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _FREE = frozenset((
     "_tq_source", "_id", "connection",
     "_success_callback", "_success_callback_name", "_success_callback_timeout",
-    "_failure_callback", "_stopped_callback", "_func_name", "_instance", "_args", "_kwargs",
+    "_failure_callback", "_failure_callback_name", "_failure_callback_timeout",
+    "_stopped_callback", "_func_name", "_instance", "_args", "_kwargs",
     "_dependency", "_cached_result", "redis_server_version",
     "_result", "_status", "ended_at", "meta", "_unreadable_meta",
 ))  # fmt: skip
@@ -70,14 +71,20 @@ class CurrentJob(BoundedJob):
         self.origin = claim.queue
         self.started_at = datetime.fromtimestamp(claim.begun_at, timezone.utc)
 
-    def will_call(self, name: str, limit_s: int) -> None:
-        """Have what RQ's code needs to call the success callback, so that it reads nothing else."""
+    def will_call(self, kind: str, name: str, limit_s: int) -> None:
+        """Have what RQ's code needs to call a callback, so that it reads nothing else.
+
+        Args:
+            kind: "success" or "failure".
+            name: of the callback.
+            limit_s: its time limit; 0 or less: none.
+        """
         own = self.__dict__
         if "_tq_source" in own:
             own.setdefault("connection", _client(own["_tq_source"][1].broker))
-            own["_success_callback"] = UNEVALUATED
-            own["_success_callback_name"] = name
-            own["_success_callback_timeout"] = limit_s
+            own[f"_{kind}_callback"] = UNEVALUATED
+            own[f"_{kind}_callback_name"] = name
+            own[f"_{kind}_callback_timeout"] = limit_s
 
     @property
     def is_as_read(self) -> bool:

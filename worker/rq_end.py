@@ -124,7 +124,7 @@ class End:
             return
         self._called = True
         self._queue.moved = {}
-        called = self._claim.callback_s is not None
+        called = self._claim.called
         if isinstance(self._error, RetryLater) and not called:
             return  # the task's own decision, no failure
         job, penalty = self._loaded, CallbackLimit
@@ -142,10 +142,11 @@ class End:
                 self._error = err
         if self._error is not None:
             job._status = JobStatus.FAILED
-            try:
-                execute_failure_callback(job, penalty, *self._exc_info())
-            except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
-                self._error = err
+            if called != "failure":
+                try:
+                    execute_failure_callback(job, penalty, *self._exc_info())
+                except BaseException as err:  # noqa: BLE001 (as RQ: it replaces the job's own error)
+                    self._error = err
             self._text = self._traceback()
             if isinstance(self._error, (Killed, Crashed)):
                 # RQ's horse is our thread or job process; 9: as if SIGKILL had ended it

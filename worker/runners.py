@@ -56,7 +56,8 @@ class Runners:
         pace: Pace,
         app: TaskQ,
         link: AsyncLink,
-        follow: Callable[[Claim, Any], Callable[[], None] | None] | None = None,
+        follow: Callable[[Claim, Any, BaseException | None], Callable[[], None] | None]
+        | None = None,
     ) -> None:
         """Run nothing yet.
 
@@ -69,7 +70,7 @@ class Runners:
             pace: knows how long jobs take.
             app: its broker and codec carry what generators yield.
             link: a connection of its own for that.
-            follow: says what is to be called in its thread after a special job has returned.
+            follow: says what is to be called in its thread after a special job has ended.
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake, follow)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)

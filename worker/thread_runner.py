@@ -54,7 +54,8 @@ class ThreadRunner:
         begin: Callable[[Claim], None],
         done: Callable[[Claim, Any, BaseException | None], None],
         wake: Callable[[Callable[[], None]], None],
-        follow: Callable[[Claim, Any], Callable[[], None] | None] | None = None,
+        follow: Callable[[Claim, Any, BaseException | None], Callable[[], None] | None]
+        | None = None,
     ) -> None:
         """Start nothing yet: threads start when there is work for them.
 
@@ -63,8 +64,8 @@ class ThreadRunner:
             begin: called in the thread just before a job's code.
             done: called on the event loop with (claim, value, error).
             wake: runs a function on the event loop, from any thread.
-            follow: called in the thread with (claim, value) when the code of a special job has
-                returned; gives what is to be called next, under the claim's limit of then.
+            follow: called in the thread with (claim, value, error) when the code of a special job
+                has ended; gives what is to be called next, under the claim's limit of then.
         """
         self.slots = slots
         self._begin = begin
@@ -157,7 +158,7 @@ class ThreadRunner:
     def _run(self, slot: Slot, claim: Claim) -> tuple[Any, BaseException | None]:
         value: Any = None
         error: BaseException | None = None
-        own = following = None
+        own = following = raised = None
         try:
             self._begin(claim)
             assert claim.fn is not None
@@ -170,17 +171,20 @@ class ThreadRunner:
         else:
             value, error = slot.call(claim, own, claim.fn, claim.args, claim.kwargs)
             # it may have been given back or settled meanwhile
-            if claim.special and error is None and self.running.get(claim.id) is claim:
-                following = self._follow and self._follow(claim, value)
-                if following is not None:
-                    _nothing, error = slot.call(claim, own, following)
+            while claim.special and self._follow and self.running.get(claim.id) is claim:
+                following = self._follow(claim, value, error)
+                if following is None:
+                    break
+                _nothing, raised = slot.call(claim, own, following)
+                if raised is not None:
+                    error = raised
         context.leave()
         if context.thread_hooks:
             _tidy(claim)
         try:
             return value, error
         finally:
-            del claim, value, error, own, following  # as in _work
+            del claim, value, error, own, following, raised  # as in _work
 
     # -- on the event loop ---------------------------------------------------------------
 

@@ -11,13 +11,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
 from rq import Callback, Queue, Repeat, Worker
 from rq.job import Dependency, Job, Retry
 from rq.registry import FailedJobRegistry
+from rq.webhook import Webhook
 
+from taskq.broker.scripts import script
 from taskq.embedded import EmbeddedRedis
 from tests.conftest import AppModule
 from tests.engine import Proxy, descendants
@@ -52,6 +55,14 @@ def fns(app_module: AppModule) -> ModuleType:
 
 
 @pytest.fixture
+def by_rq() -> Iterator[dict[str, Any]]:
+    """What makes a job's end one of RQ's own code: it sends something."""
+    web = Listener()
+    yield {"webhooks": [Webhook(web.url, status) for status in ("finished", "failed")]}
+    web.close()
+
+
+@pytest.fixture
 def queue(redis_client: redis.Redis) -> Queue:
     """Stock RQ's queue."""
     return Queue(connection=redis_client)
@@ -75,11 +86,12 @@ def everything(client: redis.Redis) -> dict[bytes, object]:
 
 
 def test_a_job_that_was_taken_away_is_left_alone(
-    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
-):
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str,
+    by_rq: dict[str, Any],
+):  # fmt: skip
     process = worker(None, "--rq")
     job = queue.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success),
-                        repeat=Repeat(times=1))  # fmt: skip
+                        repeat=Repeat(times=1), **by_rq)  # fmt: skip
     queue.enqueue(fns.add, 1, depends_on=job)
     arrived(redis_client, "go")
     take_away(redis_client)
@@ -107,11 +119,12 @@ def test_a_job_that_is_taken_away_during_its_callback(
 
 
 def test_a_record_that_is_gone_is_no_lost_lease(
-    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis
-):
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis,
+    by_rq: dict[str, Any],
+):  # fmt: skip
     """Evicted, or expired in an outage: the lease is what counts, and callbacks run once."""
     worker(None, "--rq")
-    job = queue.enqueue(fns.fail, on_failure=Callback(fns.gated_callback))
+    job = queue.enqueue(fns.fail, on_failure=Callback(fns.gated_callback), **by_rq)
     arrived(redis_client, "callback")
     redis_client.delete(*redis_client.keys("rq:execution:*"))
     redis_client.rpush("callback", 1)
@@ -120,13 +133,16 @@ def test_a_record_that_is_gone_is_no_lost_lease(
     nothing_left(redis_client)
 
 
+@pytest.mark.parametrize("more", ["by RQ", "by script"])
 @pytest.mark.parametrize("ends", ["add", "fail"])
 def test_all_connections_cut_in_a_callback(
-    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, ends: str
-):
+    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, ends: str,
+    more: str, by_rq: dict[str, Any],
+):  # fmt: skip
     process = worker(None, "--rq")
     cutting = Callback(fns.cutting_callback)
-    job = queue.enqueue(getattr(fns, ends), 1, on_success=cutting, on_failure=cutting, job_id="a")
+    job = queue.enqueue(getattr(fns, ends), 1, on_success=cutting, on_failure=cutting, job_id="a",
+                        **(by_rq if more == "by RQ" else {}))  # fmt: skip
     child = queue.enqueue(fns.add, 5, depends_on=Dependency(job, allow_failure=True))
     assert ended(job) == ("finished" if ends == "add" else "failed")
     assert ended(child) == "finished"
@@ -149,7 +165,8 @@ class Cuts:
         self.proxy = Proxy(port, self._watch)
 
     def _watch(self, request: bytes) -> str | None:
-        if b"EXEC" not in request or b"taskq:ended:" not in request:
+        by_rq = b"EXEC" in request and b"taskq:ended:" in request
+        if not by_rq and script("settle").sha.encode() not in request:
             return None
         with self._lock:
             self.left -= 1
@@ -177,8 +194,6 @@ def test_a_transaction_whose_connection_is_cut(
 ):  # fmt: skip
     """Carried out exactly once, whether or not Redis had got it; callbacks are called once."""
     web = Listener()
-    from rq.webhook import Webhook
-
     hooks = [Webhook(web.url + "/good", "finished"), Webhook(web.url + "/bad", "failed")]
     both = {"on_success": Callback(fns.on_success), "on_failure": Callback(fns.on_failure)}
     jobs = {

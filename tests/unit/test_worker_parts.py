@@ -486,7 +486,9 @@ async def test_what_follows_a_job_has_a_limit_of_its_own():
     """The ends of jobs, their limits and what follows meet at any step of either."""
     followed: set[str] = set()
 
-    def follow(claim: Claim, _value: None) -> Any:
+    def follow(claim: Claim, _value: None, error: BaseException | None) -> Any:
+        if error is not None or claim.id in followed:
+            return None
         followed.add(claim.id)
         claim.deadline = 0.0
         return lambda: time_passes(0.005)
@@ -508,7 +510,7 @@ async def test_what_follows_a_job_has_a_limit_of_its_own():
 
 async def test_nothing_follows_a_job_that_was_given_up_meanwhile():
     followed: list[str] = []
-    runner = Runner(1, lambda claim, _value: followed.append(claim.id))
+    runner = Runner(1, lambda claim, _value, _error: followed.append(claim.id))
     gate, begun = threading.Event(), threading.Event()
 
     def waits() -> None:

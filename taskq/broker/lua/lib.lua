@@ -40,10 +40,11 @@ local function micros(x) return string.format('%.6f', x) end
 -- parses one after the other at each insert (a fifth of the whole cost of a job, measured).
 local function whole(x) return string.format('%.0f', x) end
 
--- For how long a key is kept: ttl s, for ever below 0. As text, made once: Redis writes out each of Lua's numbers by
+-- For how long a key is kept: ttl s, for ever below 0, as before where it is nil. As text, made once: Redis writes out each of Lua's numbers by
 -- printf with 17 digits, twice for each job.
 local kept, kept_text
 local function keep_for(key, ttl)
+  if not ttl then return end
   if ttl < 0 then return redis.pcall('PERSIST', key) end
   if ttl ~= kept then kept, kept_text = ttl, whole(math.ceil(ttl)) end
   return redis.pcall('EXPIRE', key, kept_text)

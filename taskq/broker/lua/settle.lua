@@ -1,14 +1,19 @@
--- include: stats lib runs dependents
+-- include: stats lib runs dependents limits
 -- Record what became of reserved jobs, as one batch. Fenced: an execution that no longer owns its lease changes nothing.
 -- KEYS   1 RQ's prefix   2 our prefix
 -- ARGV   1 worker name   2 now, ISO   3 finished count   4 failed count   5 working time s
 --        6 number of queues Q, then Q names
 --        then number of statistics S, then S times: queue position (1-based), field, increment
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
---          (before the option of f and x letters, in this order, q: their dependents only RQ's own code may enqueue,
+--          (before the option letters: q: their dependents only RQ's own code may enqueue,
 --          o: jobs of RQ's, whose end counts although RQ's `job.cancel()` has taken their lease,
---          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py)
+--          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py;
+--          behind it, after a blank, the key of RQ's rate limit that they have, see limits)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
+--          e finished, to be repeated as by RQ's Repeat   option: ttl s, not 0
+--                          job: as f, then delay s ('' = at once), repeats left, their intervals (JSON, or '' = as they are), return value (raw)
+--          y returned RQ's Retry   option: ttl s of its result entry, or '' for none
+--                          job: as f, then delay s ('' = at once), '1' to the front, number of retries so far, return value (raw)
 --          x failed        option: ttl s (0: deleted, with a done-marker)   job: id, started, ended, traceback (zlib + base64), error (JSON)
 --          r retry         job: id, delay s ('' = at once), '1' to the front, retries left ('' = as it is), the execution (see runs)
 --          g give back     job: id, the execution, or '' if it had not begun; the last given is the first to run: to the head of its queue
@@ -20,7 +25,7 @@
 --        that are not as RQ's enqueue leaves them, or is not kept itself: see dependents.lua)
 -- O(1) a job, O(dependents) where it has any. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
-local width = { f = 4, x = 5, r = 5, g = 2, d = 2, u = 2, c = 1, s = 3 }
+local width = { f = 4, e = 8, y = 8, x = 5, r = 5, g = 2, d = 2, u = 2, c = 1, s = 3 }
 local HSET, EXPIRE, EXISTS = 'HSET', 'EXPIRE', 'EXISTS'
 local call = redis.pcall
 
@@ -53,10 +58,23 @@ local function clear_away(queue, scored)
   call(EXISTS, unpack(keys))
 end
 
--- Whether an option begins with a letter, and what is behind it.
-local function flag(option, letter)
-  if string.sub(option, 1, 1) == letter then return true, string.sub(option, 2) end
-  return false, option
+-- An option: its letters, each once, its number and the rate limit's key.
+local function read(option)
+  local letters, number, limit = string.match(option, '^(%a*)(%-?[%d.]*) ?(.*)$')
+  local has = {}
+  for letter in string.gmatch(letters, '.') do has[letter] = true end
+  return has, tonumber(number), limit
+end
+
+-- The result entry of a job that returned; kind: RQ's type of it.
+local function returned(kind, exec, ttl, id, a)
+  if ARGV[a + 3] == '' then
+    result(id, ttl, 'type', kind, 'worker_name', worker, 'execution_id', exec,
+      'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
+  else
+    result(id, ttl, 'type', kind, 'worker_name', worker, 'return_value', ARGV[a + 3],
+      'execution_id', exec, 'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
+  end
 end
 
 local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
@@ -68,15 +86,9 @@ local function finish(queue, exec, unique, ttl, marker, durable, id, a, scored, 
     call('DEL', jobkey(id), P .. ':results:' .. id)
     if marker then mark_done(id) end
   else
-    local key, value = jobkey(id), ARGV[a + 3]
+    local key = jobkey(id)
     call(HSET, key, 'status', 'finished', 'ended_at', iso)
-    if value == '' then
-      result(id, ttl, 'type', '1', 'worker_name', worker, 'execution_id', exec,
-        'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
-    else
-      result(id, ttl, 'type', '1', 'worker_name', worker, 'return_value', value,
-        'execution_id', exec, 'execution_started_at', ARGV[a + 1], 'execution_ended_at', ARGV[a + 2])
-    end
+    returned('1', exec, ttl, id, a)
     keep_for(key, ttl)
     scored[#scored + 1] = due
     scored[#scored + 1] = id
@@ -91,9 +103,24 @@ local function canceled_by_rq(id)
   return not f.err and f[1] == 'canceled' and f[2] == worker and f[3] ~= '1'
 end
 
+-- It runs again, after a delay ('' = at once). Returns whether it is in its queue: then it keeps its slot of a rate limit.
+local function runs_again(queue, id, delay, front)
+  local key = jobkey(id)
+  if delay ~= '' then
+    call(HSET, key, 'status', 'scheduled')
+    if type(call('ZADD', registry('scheduled', queue), micros(NOW + tonumber(delay)), id)) == 'number' then
+      call('PUBLISH', OWN .. 'wake', queue)
+      return false
+    end
+    front = ''
+  end
+  call(HSET, key, 'status', 'queued', 'enqueued_at', iso)
+  return requeue(front == '1' and 'LPUSH' or 'RPUSH', queue, id, iso)
+end
+
 local function again(queue, kind, id, a)
   local key = jobkey(id)
-  local delay, front, left = ARGV[a + 1], '', ''
+  local front, left = '', ''
   if kind == 'r' then
     front, left = ARGV[a + 2], ARGV[a + 3]
     reopen(id)
@@ -104,18 +131,24 @@ local function again(queue, kind, id, a)
     call('HSETNX', key, 'tq_retries', tonumber(left) + 1)  -- how many there were: requeue gives them back
     call(HSET, key, 'retries_left', left)
   end
-  if delay == '' then
-    call(HSET, key, 'status', 'queued', 'enqueued_at', iso)
-    requeue(front == '1' and 'LPUSH' or 'RPUSH', queue, id, iso)
+  return runs_again(queue, id, ARGV[a + 1], front)
+end
+
+-- As RQ's Repeat and a returned Retry have it, which save the whole record once more.
+local function again_by_rq(queue, kind, exec, ttl, id, a)
+  local key, delay, raw, front = jobkey(id), ARGV[a + 4], ARGV[a + 7], ''
+  returned(kind == 'e' and '1' or '4', exec, ttl, id, a)
+  if kind == 'e' then
+    call(HSET, key, 'ended_at', iso, 'repeats_left', ARGV[a + 5])
+    if ARGV[a + 6] ~= '' then call(HSET, key, 'repeat_intervals', ARGV[a + 6]) end
   else
-    call(HSET, key, 'status', 'scheduled')
-    if type(call('ZADD', registry('scheduled', queue), micros(NOW + tonumber(delay)), id)) == 'number' then
-      call('PUBLISH', OWN .. 'wake', queue)
-    else
-      call(HSET, key, 'status', 'queued')
-      requeue('RPUSH', queue, id, iso)
-    end
+    front = ARGV[a + 5]
+    call(HSET, key, 'ended_at', iso, 'number_of_retries', ARGV[a + 6])
+    if front == '1' then call(HSET, key, 'enqueue_at_front_on_retry', '1') end
   end
+  if raw ~= '' then call(HSET, key, 'result', raw) end
+  if delay == '' then call('HSETNX', key, 'timeout', 180) end  -- RQ's own default
+  return runs_again(queue, id, delay, front)
 end
 
 local function cancel(queue, unique, id)
@@ -150,29 +183,20 @@ while at <= #ARGV do
   local members, dependents = {}, {}
   for a = first, last, step do members[#members + 1] = ARGV[a] .. ':' .. exec end
   local owned = call('ZMSCORE', registry('wip', queue), unpack(members))
-  local ends, any = kind == 'f' or kind == 'x', false
+  local ends, any = kind == 'f' or kind == 'x' or kind == 'e', false
   if ends then
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
-  local marker, ttl, tells, durable, waited, over, theirs, due = false, 0, false, false, false, false, false, '+inf'
-  if ends then
-    theirs, option = flag(option, 'q')
-    over, option = flag(option, 'o')
-    waited, option = flag(option, 'p')
-    durable, option = flag(option, 'd')
-    tells, option = flag(option, 'n')
-    marker, option = flag(option, 'm')
-    ttl = tonumber(option)
-    if ttl > 0 then due = expiry('finished', queue, ttl) end
-  end
+  local has, ttl, limit = read(option)
+  local due = ends and ttl > 0 and expiry('finished', queue, ttl) or '+inf'
   local gone, scored, i = {}, {}, 0
   for a = first, last, step do
     i = i + 1
     local id, ready, all = ARGV[a], nil, 0
     local parent = any and call(EXISTS, dependents[i]) == 1
-    local canceled = over and not owned.err and (parent or not owned[i]) and canceled_by_rq(id)
-    if parent and not theirs and ttl ~= 0 then ready, all = freed(id, kind == 'x', canceled) end
+    local canceled = has.o and not owned.err and (parent or not owned[i]) and canceled_by_rq(id)
+    if parent and not has.q and ttl ~= 0 and kind ~= 'e' then ready, all = freed(id, kind == 'x', canceled) end
     if owned.err or not (owned[i] or canceled) then
       out[#out + 1] = 0
     elseif parent and not ready then
@@ -180,12 +204,19 @@ while at <= #ARGV do
     else
       out[#out + 1], some = 1, true
       gone[#gone + 1] = members[i]
-      if tells then
-        if kind == 'f' then tell(id, 'success', iso, '', '', ARGV[a + 3])
+      local keeps = false
+      if has.n then
+        if kind ~= 'x' then tell(id, 'success', iso, '', '', ARGV[a + 3])
         else tell(id, 'failure', iso, ARGV[a + 3], ARGV[a + 4]) end
       end
       if kind == 'f' then
-        finish(queue, exec, unique, ttl, marker, durable, id, a, scored, due)
+        finish(queue, exec, unique, ttl, has.m, has.d, id, a, scored, due)
+      elseif kind == 'e' or kind == 'y' then
+        keeps = again_by_rq(queue, kind, exec, ttl, id, a)
+        if kind == 'e' then
+          scored[#scored + 1] = due
+          scored[#scored + 1] = id
+        end
       elseif kind == 'x' then
         fail(queue, id, ttl, ARGV[a + 3], ARGV[a + 4], iso, worker, exec, ARGV[a + 1], ARGV[a + 2])
         unlock(id, unique)
@@ -198,15 +229,16 @@ while at <= #ARGV do
         end
         add_run(jobkey(id), ARGV[a + 1], worker)
         call(HSET, jobkey(id), 'status', 'queued')
-        requeue('LPUSH', queue, id, iso)
+        keeps = requeue('LPUSH', queue, id, iso)
       elseif kind == 'c' then
         cancel(queue, unique, id)
       elseif kind == 's' then
         put_away(queue, unique, id, a)
       else
-        again(queue, kind, id, a)
+        keeps = again(queue, kind, id, a)
       end
-      if waited and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
+      if limit ~= '' and not keeps then free_slot(limit, id, iso) end
+      if has.p and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
       if ready then enqueue_freed(id, ready, all, ttl, iso) end
     end
   end

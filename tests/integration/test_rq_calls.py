@@ -1,4 +1,4 @@
-"""RQ's success callbacks that are called in the job's own thread, before its end is recorded."""
+"""RQ's callbacks that are called in the job's own thread, before its end is recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rq import Callback, Queue, SimpleWorker
 from rq.command import send_stop_job_command
 from rq.job import Job
 
-from taskq.worker import Worker, rq_success
+from taskq.worker import Worker, rq_calls
 from tests.conftest import AppModule
 from tests.rq_support import arrived, ended, latest, nothing_left, spy_on_lane
 from tests.support import WorkerStarter, wait_until
@@ -89,7 +89,7 @@ async def coroutine(job, connection, result):
     pass
 
 def asks():
-    return rq.Retry(max=0)
+    return rq.Retry(max=1)
 """
 
 
@@ -139,7 +139,7 @@ def test_it_is_called_once_and_reads_nothing_that_it_does_not_need(
     fns: ModuleType, queue: Queue, redis_client: redis.Redis, by_rq: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
-    monkeypatch.setattr(rq_success.CurrentJob, "restore", None)
+    monkeypatch.setattr(rq_calls.CurrentJob, "restore", None)
     jobs = [queue.enqueue(fns.plain, n, on_success=Callback(fns.untouched)) for n in range(50)]
     drain(queue)
     assert sorted(map(int, called(redis_client))) == list(range(50))
@@ -161,7 +161,7 @@ def test_one_that_raises(
     assert "KeyError: 'callback'" in (latest(job).exc_string or "")
     assert "Coroutine success callbacks" in (latest(coroutine).exc_string or "")
     assert "no.such.function" in (latest(absent).exc_string or "")
-    assert sorted(by_rq) == ["a", "b", "c"]
+    assert by_rq == []
     nothing_left(redis_client)
 
 
@@ -196,7 +196,7 @@ def test_what_is_not_plain_is_left_to_rqs_code(
     more = {"result_ttl": 0} if how == "result_ttl" else {}
     job = queue.enqueue(fn, job_id="a", on_success=Callback(fns.untouched), **more)
     if how == "old lease":
-        monkeypatch.setattr(rq_success, "_SURELY_OURS_S", -1)
+        monkeypatch.setattr(rq_calls, "_SURELY_OURS_S", -1)
     if how == "timeout":
         redis_client.hset(job.key, "success_callback_timeout", "x")
     drain(queue)
@@ -207,7 +207,7 @@ def test_what_is_not_plain_is_left_to_rqs_code(
 def test_a_job_that_may_be_somebody_elses_is_asked_for_first(
     fns: ModuleType, queue: Queue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(rq_success, "_SURELY_OURS_S", -1)
+    monkeypatch.setattr(rq_calls, "_SURELY_OURS_S", -1)
     queue.enqueue(fns.taken_away, on_success=Callback(fns.untouched))
     drain(queue)
     assert called(redis_client) == []
