@@ -185,10 +185,10 @@ def _message(record: logging.LogRecord) -> str:
 
 def _details(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
     details = []
-    if record.exc_info and record.exc_info[0] is not None:
-        details.append(formatter.formatException(record.exc_info))
-    elif record.exc_text:
+    if record.exc_text:  # formatted already, as in Python's own formatter
         details.append(record.exc_text)
+    elif record.exc_info and record.exc_info[0] is not None:
+        details.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         details.append(formatter.formatStack(record.stack_info))
     return details

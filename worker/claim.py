@@ -72,7 +72,8 @@ class Claim:
         counted: its begin is in the statistics, before its end is.
         durable: its steps are recorded.
         overwrites: a job of RQ's: as there, its end counts even if `job.cancel()` came before it.
-        dependents_by_rq: only RQ's own code may enqueue dependents of it: that of somebody's Queue.
+        dependents_by_rq: only RQ's own code may enqueue it again, and its dependents: somebody has
+            a Queue class of his own.
         recorded: when RQ's execution record of it was last written (monotonic), 0 if never.
         ready: the result as it stands in Redis, where a job process wrote it.
         why: who cancelled it: "" (nobody), "timeout", "cancel", "shutdown", or by RQ's commands

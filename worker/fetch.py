@@ -19,8 +19,8 @@ from taskq.broker.link import backoff_s, pack_script
 from taskq.broker.scripts import script
 from taskq.errors import BrokerUnavailable
 from taskq.worker.claim import Claim
-from taskq.worker.outcome import lost_text
 from taskq.worker.settings import LEASE_S, PAGE
+from taskq.worker.traces import NO_TRACEBACK
 from taskq.worker.watcher import Call, Watcher
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Fetcher:
         self._room = room
         self._deliver = deliver
         self._keys = (broker.keys.prefix, broker.keys.own)
-        self._lost_text = lost_text()
+        self._story = NO_TRACEBACK
         self._seq = 0
         self._wake = asyncio.Event()
         self._watchers: list[Watcher] = []
@@ -213,7 +213,7 @@ class Fetcher:
         most = limit if self._strategy == "default" else f"{limit}e"
         args: list[Any] = [
             self._uid, self._worker, seq, most, LEASE_S, iso,
-            self._lost_text, *(self._names[p] for p in order),
+            self._story, *(self._names[p] for p in order),
         ]  # fmt: skip
         return Call(seq, limit, order, pack_script(script("reserve"), self._keys, args))
 
@@ -318,7 +318,7 @@ class Fetcher:
 
     async def _give_up(self, seq: str) -> None:
         chosen = script("release")
-        args = [self._uid, seq, self._broker.clock.iso(), 3, self._lost_text]
+        args = [self._uid, seq, self._broker.clock.iso(), 3, self._story]
         packed = pack_script(chosen, self._keys, args)
         await run_script(self._link, chosen, lambda _resend: packed, _RESERVE_S)
 

@@ -30,10 +30,10 @@ from taskq.worker.outcome import (
     failure_item,
     success_item,
     unknown_item,
-    user_part,
 )
 from taskq.worker.rq_items import asks_again, feature_item
 from taskq.worker.settings import MAX_CRASHES
+from taskq.worker.traces import unpacked, user_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,14 +271,20 @@ def _log_failure(claim: Claim, item: Item, error: BaseException | None) -> None:
         job_log.warning("%s (job %s) raised %r; retried%s", claim.name, claim.id, error, pause,
                         extra=_extra(claim))  # fmt: skip
         return
-    info = None
     told = getattr(error, "traceback", "") or getattr(error, "trace", "")  # of a job process
-    if told:
-        told = f"\n{told}"
-    elif error is not None and not isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
+    told = told and f"\n{told}"
+    if error is None or told or isinstance(error, (PayloadError, UnknownTask, TimeLimit)):
+        info, text = None, None
+    else:  # formatted already, for the record of the job
         info = (type(error), error, user_part(error.__traceback__))
-    job_log.error("%s (job %s) failed: %s%s", claim.name or "A job", claim.id, error, told,
-                  exc_info=info, extra=_extra(claim))  # fmt: skip
+        text = unpacked(item.rest[2]).rstrip("\n")
+    if job_log.isEnabledFor(logging.ERROR):
+        record = job_log.makeRecord(
+            job_log.name, logging.ERROR, __file__, 0, "%s (job %s) failed: %s%s",
+            (claim.name or "A job", claim.id, error, told), info, "_log_failure", _extra(claim),
+        )  # fmt: skip
+        record.exc_text = text
+        job_log.handle(record)
 
 
 def _extra(claim: Claim) -> dict[str, Any]:

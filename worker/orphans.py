@@ -15,7 +15,8 @@ from taskq.errors import BrokerUnavailable
 from taskq.worker import heartbeat
 from taskq.worker.claim import Claim
 from taskq.worker.items import Item, pack_items
-from taskq.worker.outcome import TimeLimit, failure_item, lost_text
+from taskq.worker.outcome import TimeLimit, failure_item
+from taskq.worker.traces import NO_TRACEBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ class Orphans:
         self._link = link
         self._queues = queues
         self._hurry = hurry
-        self._story = lost_text()
+        self._story = NO_TRACEBACK
 
     async def settle(self, child: Child, begun: list[Begun]) -> None:
         """Give back or fail what a child held.

@@ -12,9 +12,6 @@ import json
 import pickle
 import random
 import time
-import traceback
-import zlib
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from taskq.errors import StepFailed, StepMismatch, TaskQError, TaskTimeout
@@ -26,23 +23,16 @@ from taskq.worker.items import Item
 from taskq.worker.reported import Reported
 from taskq.worker.runs import run
 from taskq.worker.settings import MAX_CRASHES
+from taskq.worker.traces import NO_TRACEBACK, packed, text_of, user_part
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
     from taskq.worker.claim import Claim
 
-TRACEBACK_BYTES = 100_000
 MESSAGE_CHARS = 2_000
 UNKNOWN_TRIES = 6
 UNKNOWN_DELAY_S = 10.0
 """A task this worker does not know may be one of the next release: six times ten seconds."""
-
-
-_OURS = (
-    __name__.rpartition(".")[0],
-    *("taskq.injection", "taskq.opened", "taskq.held", "taskq.resources", "contextlib"),
-)
-"""Modules, and beginnings of their names, that stand between a worker and a task's code."""
 
 
 class Overrun(BaseException):
@@ -194,7 +184,7 @@ def failure_item(claim: Claim, err: BaseException) -> Item:
         why = type(broken).__name__
         message = f"{type(err).__name__} (what became of it cannot be told: {why})"
         error = json.dumps([f"{type(err).__module__}.{type(err).__qualname__}", message, 1])
-        return items.failed(claim.begun_at or now, now, lost_text(), error, YEAR_S, claim.unique)
+        return items.failed(claim.begun_at or now, now, NO_TRACEBACK, error, YEAR_S, claim.unique)
 
 
 def _failure_item(claim: Claim, err: BaseException) -> Item:
@@ -276,18 +266,13 @@ def describe(claim: Claim, err: BaseException) -> tuple[bytes, str]:
     if isinstance(err, TimeLimit):
         shown = _as_rq(claim, message) if claim.pickled else err
         shown.__cause__ = err.__cause__
-        lines = traceback.format_exception(type(shown), shown, tb)
+        text = text_of(shown, tb)
     else:
         try:
-            lines = (
-                [getattr(err, "trace", "")]
-                if isinstance(err, Crashed)
-                else (traceback.format_exception(type(err), err, tb))
-            )
+            text = err.trace if isinstance(err, Crashed) else text_of(err, tb)
         except Exception:  # noqa: BLE001 (a hostile __str__ must not cost the record)
-            lines = [f"{kind}: {message}\n"]
-    error = json.dumps([kind, message, claim.attempt])
-    return base64.b64encode(zlib.compress(shortened("".join(lines)))), error
+            text = f"{kind}: {message}\n"
+    return packed(text), json.dumps([kind, message, claim.attempt])
 
 
 def kind_and_message(err: BaseException) -> tuple[str, str]:
@@ -316,15 +301,6 @@ _JobTimeoutException.__module__ = "rq.timeouts"
 _JobTimeoutException.__qualname__ = _JobTimeoutException.__name__ = "JobTimeoutException"
 
 
-def shortened(text: str) -> bytes:
-    """At most `TRACEBACK_BYTES` of a traceback, without what UTF-8 cannot carry."""
-    data = text.encode("utf-8", "replace")
-    if len(data) > TRACEBACK_BYTES:
-        half = TRACEBACK_BYTES // 2
-        data = data[:half] + b"\n  [... traceback shortened ...]\n" + data[-half:]
-    return data
-
-
 def message_of(err: BaseException) -> str:
     """The text of an exception, however hostile, and not all of it where it is long."""
     try:
@@ -333,14 +309,6 @@ def message_of(err: BaseException) -> str:
         text = f"(its text cannot be read: {type(broken).__name__})"
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= MESSAGE_CHARS else text[:MESSAGE_CHARS] + " [...]"
-
-
-def user_part(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames that lead to the task, or to its dependency."""
-    start = tb
-    while tb is not None and str(tb.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
-        tb = tb.tb_next
-    return tb or start
 
 
 def cut_short_item(claim: Claim) -> Item:
@@ -381,8 +349,3 @@ def crashes_so_far(claim: Claim) -> int:
 def unknown_item() -> Item:
     """The settle item of a job whose task this worker does not know (yet)."""
     return items.unknown(UNKNOWN_DELAY_S * random.uniform(0.95, 1.05))  # noqa: S311 (not a secret)
-
-
-def lost_text() -> bytes:
-    """The traceback field of a job that has no traceback: empty, in RQ's coding."""
-    return base64.b64encode(zlib.compress(b""))

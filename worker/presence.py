@@ -14,8 +14,8 @@ from taskq.broker.link import pack_all
 from taskq.errors import BrokerUnavailable
 from taskq.worker import heartbeat
 from taskq.worker.loading import resident_mb
-from taskq.worker.outcome import lost_text
 from taskq.worker.records import PAGE
+from taskq.worker.traces import NO_TRACEBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ class Presence:
         self._runners = runners
         self._records = records
         self._door = door
-        self._story = lost_text()
+        self._story = NO_TRACEBACK
         self._stuck = 0
         self._memory_mb = 0.0
         self.is_suspended: Callable[[], bool] = bool

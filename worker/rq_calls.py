@@ -17,11 +17,12 @@ from rq.defaults import CALLBACK_TIMEOUT
 from rq.job import Job, JobStatus, _current_job
 
 from taskq.retry import RetryLater
-from taskq.worker.outcome import Interrupted, TimeLimit, user_part
+from taskq.worker.outcome import Interrupted, TimeLimit
 from taskq.worker.rq_current import CurrentJob
 from taskq.worker.rq_host import NoLimit
 from taskq.worker.rq_items import asks_again, by_script
 from taskq.worker.settings import LEASE_S
+from taskq.worker.traces import user_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,13 +34,12 @@ from taskq.worker.outcome import (
     TimeLimit,
     describe,
     failure_item,
-    shortened,
-    user_part,
 )
 from taskq.worker.reported import Reported
 from taskq.worker.rq_callback import CallbackLimit
 from taskq.worker.rq_classes import LaneJob
 from taskq.worker.tally import failure_field
+from taskq.worker.traces import shortened, user_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

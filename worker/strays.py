@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taskq.broker.client import run_script
 from taskq.broker.link import pack_script
 from taskq.broker.scripts import script
-from taskq.worker.outcome import lost_text
 from taskq.worker.settings import MAX_CRASHES
+from taskq.worker.traces import NO_TRACEBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class Strays:
         self._me = me
         self._hands = hands
         self._looks = 0
-        self._story = lost_text()
+        self._story = NO_TRACEBACK
 
     def suspect(self) -> None:
         """Redis was away: it may have forgotten something."""

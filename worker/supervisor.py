@@ -24,9 +24,9 @@ from taskq.worker.cancelling import cancel_all
 from taskq.worker.children import Child
 from taskq.worker.health import Health
 from taskq.worker.orphans import Orphans
-from taskq.worker.outcome import lost_text
 from taskq.worker.renewal import Renewal
 from taskq.worker.settings import BEAT_S, EXIT_APP, EXIT_FAILED, EXIT_OK, EXIT_REPLACE
+from taskq.worker.traces import NO_TRACEBACK
 
 if TYPE_CHECKING:
     from taskq.worker.settings import WorkerSettings
@@ -87,7 +87,7 @@ class Supervisor:
         self._broker = broker
         self._link = broker.new_alink()
         self._orphans = Orphans(broker, self._link, self._queues, lambda: self._stop)
-        self._story = lost_text()
+        self._story = NO_TRACEBACK
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked)

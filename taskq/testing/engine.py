@@ -20,9 +20,9 @@ from taskq.testing.bench import Bench, depth
 from taskq.testing.ends import WORKER, Ended, StepDoor, StepSettler
 from taskq.worker import items
 from taskq.worker.claim import Claim
-from taskq.worker.outcome import lost_text
 from taskq.worker.resolve import Resolver
 from taskq.worker.settings import LEASE_S, PAGE
+from taskq.worker.traces import NO_TRACEBACK
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -61,7 +61,7 @@ class Engine:
         self._seq = 0
         self._queues: list[str] = []
         self._lock = threading.RLock()
-        self._lost = lost_text()
+        self._lost = NO_TRACEBACK
         self._resolver = Resolver(app, rq=False, report=self._report)
         self._settler = StepSettler(broker, self._queues, ended)
         door = StepDoor(app, broker, ended)
