@@ -13,7 +13,7 @@ from taskq.broker.client import Broker, BrokerError
 from taskq.broker.records import NewJob
 from taskq.broker.scripts import script
 from taskq.errors import DuplicateJob
-from tests.engine import Engine, misplaced, places, reason, status
+from tests.engine import RETRIED, Engine, misplaced, places, reason, status
 from tests.support import wait_until
 
 A, B = "aaaaaaaa", "bbbbbbbb"
@@ -576,6 +576,17 @@ def test_due_jobs_move_in_order_and_never_early(engine: Engine, redis_client):
     assert queue_of(redis_client) == front + first + second
     assert float(due) == pytest.approx(now + 60, abs=0.01)
     assert misplaced(redis_client, late + second + first + front) == {}
+
+
+def test_a_delayed_retry_comes_to_the_front_where_its_retry_says_so(engine: Engine, redis_client):
+    front = ["enqueue_at_front_on_retry", "1"]
+    again, plain = *engine.enqueue(1, fields=front), *engine.enqueue(1)
+    for job in engine.reserve(A, 2):
+        assert engine.settle(job, "r", "0.000001", "", "", RETRIED) == 1
+    [waits] = engine.enqueue(1)
+    [first] = engine.enqueue(1, delay_s=0.000001, fields=front)  # has not run yet
+    wait_until(lambda: engine.promote() and not redis_client.exists("rq:scheduled:default"))
+    assert queue_of(redis_client) == [again, waits, plain, first]
 
 
 def test_promotion_waits_for_a_queue_that_is_no_list(engine: Engine, redis_client):

@@ -52,7 +52,8 @@ for n = 3, #ARGV do
     local tail, out = {}, {}
     for _, id in ipairs(due) do
       local key = P .. ':job:' .. id
-      local f = redis.pcall('HMGET', key, 'status', 'enqueue_at_front', 'rate_limit_key')
+      local f = redis.pcall('HMGET', key, 'status', 'enqueue_at_front', 'rate_limit_key', 'enqueue_at_front_on_retry',
+        'ended_at')
       if not f.err and f[3] and f[3] ~= '' then
         special[#special + 1] = queue
         special[#special + 1] = id
@@ -63,7 +64,8 @@ for n = 3, #ARGV do
           -- a broken or missing hash goes the same way: reserve sets it aside with a reason; one that says
           -- `queued` may be nowhere else, and reserve drops what is twice in a queue
           if f[1] then redis.pcall('HSET', key, 'status', 'queued', 'enqueued_at', iso) end
-          if f[2] == '1' then redis.call('LPUSH', lkey, id) else tail[#tail + 1] = id end
+          local front = f[2] == '1' or (f[4] == '1' and f[5] and f[5] ~= '')  -- as RQ: it is a retry
+          if front then redis.call('LPUSH', lkey, id) else tail[#tail + 1] = id end
         end
       end
     end

@@ -127,6 +127,7 @@ local function again(queue, kind, id, a)
     add_run(key, ARGV[a + 4], worker)
   end
   call('HINCRBY', key, kind == 'r' and 'tq_attempts' or 'tq_unknown', 1)
+  if kind == 'r' then call(HSET, key, 'ended_at', iso) end  -- by this RQ knows that it has run
   if left ~= '' then
     call('HSETNX', key, 'tq_retries', tonumber(left) + 1)  -- how many there were: requeue gives them back
     call(HSET, key, 'retries_left', left)
