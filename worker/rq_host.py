@@ -30,6 +30,11 @@ _STEPS = (
 """What a subclass may override to have a say in each job."""
 _LOOP = ("execute_job", "dequeue_job_and_maintain_ttl", "reorder_queues")
 _WATCHING = ("handle_exception", "handle_job_failure")
+_QUEUE_STEPS = (
+    "move_dependents_to_ready", "enqueue_dependents", "enqueue_ready_jobs_by_queue",
+    "schedule_job", "_enqueue_job", "push_job_id",
+)  # fmt: skip
+"""What a job comes back into a queue by, and its dependents."""
 
 
 class NoLimit:
@@ -92,7 +97,7 @@ class Host:
         watches: somebody wants to see each failure: RQ's code settles it.
         job_class: for `fetch`.
         queue_class: makes the queues that RQ's code uses.
-        own_queues: that is somebody's own class.
+        own_queues: that is somebody's own class, or has been patched.
         keep_s: the worker's record outlives a heartbeat by so many seconds.
         serializer: reads and writes calls, results and meta.
     """
@@ -102,7 +107,9 @@ class Host:
         self._worker = worker
         self.job_class: type[Job] = worker.job_class
         self.queue_class: type[Queue] = worker.queue_class
-        self.own_queues = self.queue_class is not Queue
+        self.own_queues = self.queue_class is not Queue or any(
+            _patched(Queue, name) for name in _QUEUE_STEPS
+        )
         self.serializer: Any = worker.serializer
         self.keep_s = int(worker.worker_ttl) + 60  # as RQ's own heartbeat
         self.by_rq = (
@@ -166,9 +173,12 @@ def _overridden(worker: BaseWorker, plain: dict[str, Any], name: str) -> bool:
     """Whether a step is another than it was: by a subclass, on the object, or by a patch."""
     if name in vars(worker) or getattr(type(worker), name) is not plain[name]:
         return True
-    # an integration may have put its own function there before we looked
-    theirs = vars(BaseWorker).get(name)
-    return getattr(theirs, "__module__", "") != BaseWorker.__module__
+    return _patched(BaseWorker, name)  # perhaps before we looked
+
+
+def _patched(kind: type, name: str) -> bool:
+    """Whether an integration has put a function of its own into one of RQ's classes."""
+    return getattr(vars(kind).get(name), "__module__", "") != kind.__module__
 
 
 def needs_rqs_loop(worker: BaseWorker, plain: dict[str, Any]) -> str:

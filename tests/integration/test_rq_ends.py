@@ -248,7 +248,11 @@ def snapshot(client: redis.Redis) -> dict[str, Any]:
             "timeout": job.timeout,
             "meta": job.meta,
             "description": job.description,
-            "fields": {name for name in client.hkeys(key) if not name.startswith(b"tq_")},
+            "fields": {
+                name: bool(value) or name == b"last_heartbeat"
+                for name, value in client.hgetall(key).items()
+                if not name.startswith(b"tq_")
+            },
             "result": result and (result.type.name, repr(result.return_value)),
             "enqueued": bool(job.enqueued_at),
             "kept": client.ttl(key) > 0,
