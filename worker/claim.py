@@ -84,6 +84,7 @@ class Claim:
         called: which of its callbacks was called last, and is not to be called again by RQ's code:
             "success", "failure"; "" where none was.
         callback_s: the time limit of that one.
+        ended: (value, error) of a coroutine, while a thread calls what follows.
     """
 
     is_plain = False
@@ -116,6 +117,7 @@ class Claim:
     stopped = False
     called = ""
     callback_s = 0
+    ended: tuple[Any, BaseException | None] | None = None
     meta: dict[str, Any] | None = None
     report: Callable[[str, float, float | None, str], None] | None = None
     task: asyncio.Task[None] | None = None

@@ -31,7 +31,7 @@ from taskq.worker.outcome import (
     success_item,
     unknown_item,
 )
-from taskq.worker.rq_items import asks_again, feature_item
+from taskq.worker.rq_items import asks_again, callback_due, feature_item
 from taskq.worker.settings import MAX_CRASHES
 from taskq.worker.traces import unpacked, user_part
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from taskq.worker.rq_door import Door
     from taskq.worker.settle import Settler
     from taskq.worker.suspects import Suspects
+    from taskq.worker.thread_runner import ThreadRunner
 
 log = logging.getLogger("taskq.worker")
 job_log = logging.getLogger("taskq.job")
@@ -62,6 +63,7 @@ class Life:
         pace: learns from each of them.
         jobs: how many have run here.
         watches: RQ's own code is to see every failure.
+        callbacks: its threads call what follows a coroutine.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Life:
             begun: memory shared with the supervisor, or None.
         """
         self.watches = False
+        self.callbacks: ThreadRunner | None = None
         self._app = app
         self._worker = worker
         self._settler = settler
@@ -97,15 +100,16 @@ class Life:
 
     @property
     def by_rq(self) -> int:
-        """Jobs that have ended and that RQ's own code has not settled yet."""
-        return len(self._door.inside)
+        """Jobs that have ended and wait for RQ's own code, or for a callback."""
+        return len(self._door.inside) + (self.callbacks.busy if self.callbacks else 0)
 
     def begin(self, claim: Claim) -> None:
-        """Just before a job's code; in its thread, or on the loop."""
-        claim.begin()
-        self.pace.began(claim.begun_mono - claim.reserved_mono)
-        if self._begun is not None:
-            claim.slot = self._begun.begin(claim.id, claim.exec_id, _limit(claim))
+        """Just before a job's code; in its thread, or on the loop. And before what follows it."""
+        if claim.ended is None:
+            claim.begin()
+            self.pace.began(claim.begun_mono - claim.reserved_mono)
+            if self._begun is not None:
+                claim.slot = self._begun.begin(claim.id, claim.exec_id, _limit(claim))
         if "rq.job" in sys.modules and claim.mode != "process":  # else nobody here can ask for it
             self._tell_rq(claim)
         if job_log.isEnabledFor(logging.DEBUG):
@@ -132,6 +136,11 @@ class Life:
 
     def done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A job's code has ended. On the loop."""
+        follows = claim.special and claim.mode == "asyncio" and claim.ended is None
+        if follows and self.callbacks is not None and callback_due(claim, value, error):
+            claim.ended = value, error
+            self.callbacks.call(claim)  # then it comes here again
+            return
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
         if claim is self._suspects.current:

@@ -16,11 +16,9 @@ from rq.callbacks import execute_failure_callback, execute_success_callback
 from rq.defaults import CALLBACK_TIMEOUT
 from rq.job import Job, JobStatus, _current_job
 
-from taskq.retry import RetryLater
-from taskq.worker.outcome import Interrupted, TimeLimit
 from taskq.worker.rq_current import CurrentJob
 from taskq.worker.rq_host import NoLimit
-from taskq.worker.rq_items import asks_again, by_script
+from taskq.worker.rq_items import callback_due
 from taskq.worker.settings import LEASE_S
 from taskq.worker.traces import user_part
 
@@ -39,22 +37,17 @@ def following(claim: Claim, value: Any, error: BaseException | None) -> Callable
     Returns:
         None if nothing is to be called here: nothing at all, or RQ's own code calls it.
     """
-    kind = "success" if error is None else "failure"
-    name = claim.fields.get(f"{kind}_callback_name".encode())
-    if not name or claim.called == kind or not claim.pickled or asks_again(value):
-        return None  # a result that is not pickled may turn out not to be storable
-    if isinstance(error, (RetryLater, TimeLimit, Interrupted)):
+    kind = callback_due(claim, value, error)
+    if not kind:
         return None
     job, now = claim.rq_job if claim.called else _current_job.get(), time.monotonic()
-    if not (claim.called or by_script(claim, "finished" if error is None else "failed")):
-        return None
     if not isinstance(job, CurrentJob) or now - claim.reserved_mono > _SURELY_OURS_S:
         return None
     raw = claim.fields.get(f"{kind}_callback_timeout".encode())
     try:
         limit_s = CALLBACK_TIMEOUT if raw is None else int(raw)
         deadline = now - claim.begun_mono + limit_s if limit_s > 0 else 0.0
-        job.will_call(kind, name.decode(), limit_s)
+        job.will_call(kind, claim.fields[f"{kind}_callback_name".encode()].decode(), limit_s)
     except (ValueError, OverflowError):
         return None  # RQ's code says what is wrong with it
     claim.rq_job, claim.called, claim.callback_s, claim.deadline = job, kind, limit_s, deadline

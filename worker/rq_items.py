@@ -11,9 +11,10 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from taskq.retry import RetryLater
 from taskq.worker import items
 from taskq.worker.claim import YEAR_S
-from taskq.worker.outcome import failure_item, success_item
+from taskq.worker.outcome import Interrupted, TimeLimit, failure_item, success_item
 
 if TYPE_CHECKING:
     from taskq.app import TaskQ
@@ -25,6 +26,23 @@ def asks_again(value: Any) -> bool:
     """Whether a job has returned RQ's `Retry`."""
     kind = type(value)
     return kind.__name__ == "Retry" and kind.__module__ == "rq.job"
+
+
+def callback_due(claim: Claim, value: Any, error: BaseException | None) -> str:
+    """Which callback is to be called in a thread now that this has ended, "success" or "failure".
+
+    Returns:
+        "" for none, and where RQ's own code calls it.
+    """
+    kind = "success" if error is None else "failure"
+    if claim.called == kind or not claim.fields.get(f"{kind}_callback_name".encode()):
+        return ""
+    if not claim.pickled or asks_again(value):
+        return ""  # a result that is not pickled may turn out not to be storable
+    if isinstance(error, (RetryLater, TimeLimit, Interrupted)):
+        return ""
+    plain = claim.called or by_script(claim, "finished" if error is None else "failed")
+    return kind if plain else ""
 
 
 def by_script(claim: Claim, status: str) -> bool:

@@ -41,8 +41,9 @@ class Runners:
         coroutines: runs `async def` tasks, async generators too.
         generators: runs generator tasks.
         processes: runs `process` tasks.
+        callbacks: calls RQ's callbacks of coroutines.
         steps: runs the steps of durable tasks, in slots of their own.
-        by_mode: all of them.
+        by_mode: all of them that run tasks.
         came: when the last job of each mode was reserved (monotonic).
     """
 
@@ -73,6 +74,7 @@ class Runners:
             follow: says what is to be called in its thread after a special job has ended.
         """
         self.threads = ThreadRunner(settings.threads, begin, done, wake, follow)
+        self.callbacks = ThreadRunner(settings.threads, begin, done, wake, follow)
         self.coroutines = AsyncRunner(settings.concurrency, begin, done)
         self.steps = Steps(settings, app, link, wake)
         self.generators = GeneratorRunner(
@@ -86,14 +88,14 @@ class Runners:
             "process": self.processes,
         }
         self.came: dict[str, float] = {}
-        self._all: tuple[Runner, ...] = tuple(self.by_mode.values())
+        self._all: tuple[Runner, ...] = (*self.by_mode.values(), self.callbacks)
         self._settler = settler
         self._done = done
         self._pace = pace
 
     def of(self, claim: Claim) -> Runner:
         """The runner for a job."""
-        return self.by_mode[claim.mode]
+        return self.callbacks if claim.ended is not None else self.by_mode[claim.mode]
 
     @property
     def busy(self) -> int:
@@ -108,7 +110,12 @@ class Runners:
     @property
     def stuck(self) -> int:
         """Threads and coroutines that were abandoned and have not ended: they hold memory."""
-        stuck = self.threads.stuck + self.coroutines.stuck + self.generators.stuck
+        stuck = (
+            self.threads.stuck
+            + self.callbacks.stuck
+            + self.coroutines.stuck
+            + self.generators.stuck
+        )
         return stuck + self.steps.slots.stuck
 
     @property

@@ -105,6 +105,7 @@ class Runtime:
             settings, self.settler, life.begin, life.done, self._wake, pace, app, stream_link,
             life.follow,
         )  # fmt: skip
+        life.callbacks = self._runners.callbacks
         self._records = Records(broker, link, me.name)
         resolver = Resolver(
             app, rq=settings.rq, report=self._records.report, route=Route.of(app, settings),

@@ -95,6 +95,13 @@ class ThreadRunner:
             self._start()
         self._queue.put(claim)
 
+    def call(self, claim: Claim) -> None:
+        """Call what follows a job that has ended elsewhere, as soon as a thread is free."""
+        self.running[claim.id] = claim
+        if len(self._threads) < min(self.slots, self.busy):
+            self._start()
+        self._queue.put(claim)
+
     def _start(self) -> None:
         slot = Slot()
         if self._context is None:
@@ -130,13 +137,14 @@ class ThreadRunner:
             claim = take()
             if claim is None:
                 return
-            try:
-                self._unbegun.remove(claim)
-            except KeyError:  # given back meanwhile, and perhaps here again under a new lease
-                continue
-            # In one of the two at every instant: a shutdown between them must not miss it.
-            self.running[claim.id] = claim
-            self._no_longer_waits(claim)
+            if claim.ended is None:
+                try:
+                    self._unbegun.remove(claim)
+                except KeyError:  # given back meanwhile, and perhaps here again under a new lease
+                    continue
+                # In one of the two at every instant: a shutdown between them must not miss it.
+                self.running[claim.id] = claim
+                self._no_longer_waits(claim)
             try:
                 value, error = self._run(slot, claim)
             except Overrun as err:  # between two statements that should have caught it
@@ -169,7 +177,10 @@ class ThreadRunner:
         except BaseException as err:  # noqa: BLE001 (a hook's SystemExit ends the job, not the worker)
             error = err
         else:
-            value, error = slot.call(claim, own, claim.fn, claim.args, claim.kwargs)
+            if claim.ended is None:
+                value, error = slot.call(claim, own, claim.fn, claim.args, claim.kwargs)
+            else:
+                value, error = claim.ended
             # it may have been given back or settled meanwhile
             while claim.special and self._follow and self.running.get(claim.id) is claim:
                 following = self._follow(claim, value, error)

@@ -34,6 +34,15 @@ def add(a, b=1):
 def plain(a=1):
     return a
 
+async def aplain(a=1):
+    return a
+
+async def afails():
+    raise ValueError("no")
+
+async def aadd(a, b=1):
+    return a + b
+
 def taken_away():
     job = get_current_job()
     for member in job.connection.zrange("rq:wip:default", 0, -1):
@@ -117,11 +126,12 @@ def called(client: redis.Redis) -> list[str]:
     return [text.decode() for text in client.lrange("called", 0, -1)]
 
 
+@pytest.mark.parametrize("name", ["add", "aadd"])
 def test_the_callback_sees_what_it_sees_in_rq(
-    fns: ModuleType, queue: Queue, redis_client: redis.Redis, by_rq: list[str]
+    fns: ModuleType, queue: Queue, redis_client: redis.Redis, by_rq: list[str], name: str
 ):
     def seen_by(kind: type) -> tuple[object, ...]:
-        job = queue.enqueue(fns.add, 1, b=2, job_id="a", meta={"note": "as it was"},
+        job = queue.enqueue(getattr(fns, name), 1, b=2, job_id="a", meta={"note": "as it was"},
                             job_timeout=50, on_success=Callback(fns.tells, timeout=7))  # fmt: skip
         drain(queue, kind)
         job.refresh()
@@ -144,6 +154,25 @@ def test_it_is_called_once_and_reads_nothing_that_it_does_not_need(
     drain(queue)
     assert sorted(map(int, called(redis_client))) == list(range(50))
     assert {job.get_status() for job in jobs} == {"finished"}
+    assert by_rq == []
+    nothing_left(redis_client)
+
+
+def test_callbacks_of_coroutines(
+    fns: ModuleType, queue: Queue, redis_client: redis.Redis, by_rq: list[str]
+):
+    on_success, on_failure = Callback(fns.untouched), Callback(fns.failed)
+    jobs = [queue.enqueue(fns.aplain, n, on_success=on_success, on_failure=on_failure)
+            for n in range(50)]  # fmt: skip
+    bad = [queue.enqueue(fns.afails, on_success=on_success, on_failure=on_failure)
+           for _ in range(5)]  # fmt: skip
+    drain(queue)
+    assert sorted(called(redis_client)) == sorted(
+        [*map(str, range(50)), *["failed ValueError None"] * 5]
+    )
+    assert {job.get_status() for job in jobs} == {"finished"}
+    assert [job.return_value() for job in jobs] == list(range(50))
+    assert {job.get_status() for job in bad} == {"failed"}
     assert by_rq == []
     nothing_left(redis_client)
 
@@ -224,17 +253,19 @@ def test_it_is_not_called_again_where_the_dependents_need_rqs_code(
     assert by_rq == ["a"]
 
 
+@pytest.mark.parametrize("fn", ["plain", "aplain"])
 @pytest.mark.parametrize("callback", ["spins", "waits"])
 def test_its_time_limit(
-    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis, callback: str
-):
+    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis, callback: str,
+    fn: str,
+):  # fmt: skip
     """Its own, and not the job's; blocked in C it is left behind, and the worker goes on."""
     process = worker(None, "--rq")
     queue.enqueue(fns.plain, on_success=Callback(fns.untouched))  # from here on RQ is imported
     wait_until(lambda: called(redis_client) == ["1"])
-    job = queue.enqueue(fns.plain, on_success=Callback(getattr(fns, callback), timeout=1),
+    job = queue.enqueue(getattr(fns, fn), on_success=Callback(getattr(fns, callback), timeout=1),
                         on_failure=Callback(fns.failed))  # fmt: skip
-    patient = queue.enqueue(fns.plain, job_timeout=1, on_success=Callback(fns.waits))
+    patient = queue.enqueue(getattr(fns, fn), job_timeout=1, on_success=Callback(fns.waits))
     arrived(redis_client, "callback")
     arrived(redis_client, "callback")
     assert ended(job) == "failed"
@@ -249,14 +280,16 @@ def test_its_time_limit(
     assert process.stop() == 0
 
 
+@pytest.mark.parametrize("fn", ["plain", "aplain"])
 @pytest.mark.parametrize("callback", ["spins", "waits"])
 def test_a_stop_while_it_runs(
-    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis, callback: str
-):
+    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis, callback: str,
+    fn: str,
+):  # fmt: skip
     worker(None, "--rq")
     queue.enqueue(fns.plain, on_success=Callback(fns.untouched))
     wait_until(lambda: called(redis_client) == ["1"])
-    job = queue.enqueue(fns.plain, on_success=Callback(getattr(fns, callback)),
+    job = queue.enqueue(getattr(fns, fn), on_success=Callback(getattr(fns, callback)),
                         on_stopped=Callback(fns.stopped))  # fmt: skip
     arrived(redis_client, "callback")
     send_stop_job_command(redis_client, job.id)
@@ -266,13 +299,14 @@ def test_a_stop_while_it_runs(
     nothing_left(redis_client)
 
 
+@pytest.mark.parametrize("fn", ["plain", "aplain"])
 def test_a_warm_shutdown_waits_for_it(
-    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis
+    fns: ModuleType, worker: WorkerStarter, queue: Queue, redis_client: redis.Redis, fn: str
 ):
     process = worker(None, "--rq")
     queue.enqueue(fns.plain, on_success=Callback(fns.untouched))
     wait_until(lambda: called(redis_client) == ["1"])
-    job = queue.enqueue(fns.plain, on_success=Callback(fns.waits))
+    job = queue.enqueue(getattr(fns, fn), on_success=Callback(fns.waits))
     arrived(redis_client, "callback")
     process.process.terminate()
     process.wait_for_log("Stopping")
