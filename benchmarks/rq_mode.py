@@ -128,7 +128,7 @@ MIXED: dict[str, Callable[[Queue], None]] = {
     "repeats at once": each(NOOP, repeat=Repeat(times=1)),
     "a returned Retry": many(f"{HERE}.asks"),
     "rate limits": each(NOOP, rate_limit=RateLimit("bench", 100)),
-    "coroutines, callbacks": many(f"{HERE}.coroutine", on_success=CALLED),
+    "coroutine callbacks": many(f"{HERE}.coroutine", on_success=CALLED),
     "webhooks": each(NOOP, webhooks=[Webhook("http://127.0.0.1:9/none", "finished")]),
 }
 
