@@ -14,6 +14,9 @@ from taskq.broker.scripts import Script
 from taskq.broker.sentinel import is_refused
 from taskq.errors import TaskQError
 
+_LOADS = 5
+"""A script may have to be loaded again: what it was loaded into may be gone by the next request."""
+
 
 class BrokerError(TaskQError):
     """Redis answered a request of ours with an error; the text is its own."""
@@ -66,21 +69,51 @@ async def run_script(
         BrokerUnavailable: no answer before the deadline.
         BrokerError: the script refused.
     """
-    answer = (await link.ask(make, 1, deadline_s, once=once))[0]
-    if isinstance(answer, rexc.NoScriptError):
-        load = pack(("SCRIPT", "LOAD", chosen.text))
-        await link.ask(lambda _resend: load, 1, deadline_s)
-        answer = (await link.ask(make, 1, deadline_s, once=once))[0]
-    return value_of(answer)
+    return value_of((await ask_script(link, chosen, make, deadline_s, once=once))[0])
+
+
+async def ask_script(
+    link: AsyncLink,
+    chosen: Script,
+    make: Callable[[bool], bytes],
+    deadline_s: float,
+    replies: int = 1,
+    *,
+    once: bool = False,
+) -> list[Any]:
+    """`run_script` for a request with further commands behind the script: all the replies."""
+    answers = await link.ask(make, replies, deadline_s, once=once)
+    for _ in range(_LOADS):
+        if not isinstance(answers[0], rexc.NoScriptError):
+            break
+        await link.ask(lambda _resend: _load(chosen), 1, deadline_s)
+        answers = await link.ask(make, replies, deadline_s, once=once)
+    return answers
 
 
 def run_script_blocking(
     link: SyncLink, chosen: Script, make: Callable[[bool], bytes], deadline_s: float
 ) -> Any:
     """`run_script` on a blocking link."""
-    answer = link.ask(make, 1, deadline_s)[0]
-    if isinstance(answer, rexc.NoScriptError):
-        load = pack(("SCRIPT", "LOAD", chosen.text))
-        link.ask(lambda _resend: load, 1, deadline_s)
-        answer = link.ask(make, 1, deadline_s)[0]
-    return value_of(answer)
+    return value_of(ask_script_blocking(link, chosen, make, deadline_s)[0])
+
+
+def ask_script_blocking(
+    link: SyncLink,
+    chosen: Script,
+    make: Callable[[bool], bytes],
+    deadline_s: float,
+    replies: int = 1,
+) -> list[Any]:
+    """`ask_script` on a blocking link."""
+    answers = link.ask(make, replies, deadline_s)
+    for _ in range(_LOADS):
+        if not isinstance(answers[0], rexc.NoScriptError):
+            break
+        link.ask(lambda _resend: _load(chosen), 1, deadline_s)
+        answers = link.ask(make, replies, deadline_s)
+    return answers
+
+
+def _load(chosen: Script) -> bytes:
+    return pack(("SCRIPT", "LOAD", chosen.text))

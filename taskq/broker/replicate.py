@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis import exceptions as rexc
-
 from taskq.broker.alink import AsyncLink
-from taskq.broker.answers import value_of
-from taskq.broker.link import SyncLink, pack, pack_all
+from taskq.broker.answers import ask_script, ask_script_blocking, value_of
+from taskq.broker.link import SyncLink, pack_all
 from taskq.broker.records import Accepted, NewJob
 from taskq.broker.scripts import Script
 from taskq.errors import NotReplicated
@@ -45,21 +43,13 @@ def run(link: SyncLink, chosen: Script, both: Make, deadline_s: float) -> tuple[
         BrokerUnavailable: no answer before the deadline.
         BrokerError: the script refused.
     """
-    answers = link.ask(both, _REPLIES, deadline_s)
-    if isinstance(answers[0], rexc.NoScriptError):
-        load = pack(("SCRIPT", "LOAD", chosen.text))
-        link.ask(lambda _resend: load, 1, deadline_s)
-        answers = link.ask(both, _REPLIES, deadline_s)
+    answers = ask_script_blocking(link, chosen, both, deadline_s, _REPLIES)
     return value_of(answers[0]), _confirmed(answers)
 
 
 async def arun(link: AsyncLink, chosen: Script, both: Make, deadline_s: float) -> tuple[Any, int]:
     """`run` for asyncio programs, on a link of its own: WAIT holds up what comes behind it."""
-    answers = await link.ask(both, _REPLIES, deadline_s)
-    if isinstance(answers[0], rexc.NoScriptError):
-        load = pack(("SCRIPT", "LOAD", chosen.text))
-        await link.ask(lambda _resend: load, 1, deadline_s)
-        answers = await link.ask(both, _REPLIES, deadline_s)
+    answers = await ask_script(link, chosen, both, deadline_s, _REPLIES)
     return value_of(answers[0]), _confirmed(answers)
 
 
