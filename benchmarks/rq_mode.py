@@ -11,14 +11,19 @@ medians of those of the rounds; in each of them the pickled jobs come between tw
 from __future__ import annotations
 
 import argparse
+import asyncio
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import redis
 from rq import Callback, Queue, Repeat, Retry, get_current_job
@@ -44,6 +49,12 @@ worker.work(burst=True, logging_level="ERROR")
 
 def noop() -> None:
     """The job."""
+
+
+def requests() -> None:
+    """A job that sends by itself what a webhook would send."""
+    with urlopen(os.environ["BENCH_URL"]):
+        pass
 
 
 async def coroutine() -> None:
@@ -118,6 +129,13 @@ def ignore(_jobs: list[Job]) -> None:
     """They are not waited for."""
 
 
+def webhooks(queue: Queue) -> None:
+    """Ten jobs with a webhook."""
+    hooks = [Webhook(os.environ["BENCH_URL"], "finished")]
+    for _ in range(10):
+        queue.enqueue(NOOP, result_ttl=500, webhooks=hooks)
+
+
 CALLED = Callback(f"{HERE}.called")
 MIXED: dict[str, Callable[[Queue], None]] = {
     "dependents": dependents,
@@ -129,8 +147,25 @@ MIXED: dict[str, Callable[[Queue], None]] = {
     "a returned Retry": many(f"{HERE}.asks"),
     "rate limits": each(NOOP, rate_limit=RateLimit("bench", 100)),
     "coroutine callbacks": many(f"{HERE}.coroutine", on_success=CALLED),
-    "webhooks": each(NOOP, webhooks=[Webhook("http://127.0.0.1:9/none", "finished")]),
+    "requests": many(f"{HERE}.requests"),
+    "webhooks": webhooks,
 }
+
+
+def serve(started: Connection) -> None:
+    """A web server that says yes. Its own process."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        started.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
 
 
 def fill(queue: Queue, count: int, some: Callable[[Queue], None]) -> list[str]:
@@ -150,6 +185,9 @@ def main() -> None:
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(MIXED))
     options = parser.parse_args()
     count = options.jobs
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    multiprocessing.Process(target=serve, args=(sending,), daemon=True).start()
+    os.environ["BENCH_URL"] = f"http://127.0.0.1:{receiving.recv()}/"
     rates: dict[str, list[float]] = {}
     with EmbeddedRedis.start(port=0) as server:
         url = server.url
