@@ -84,6 +84,7 @@ class Claim:
         called: which of its callbacks was called last, and is not to be called again by RQ's code:
             "success", "failure"; "" where none was.
         callback_s: the time limit of that one.
+        sends: webhooks of it are to be sent once its end is recorded.
         ended: (value, error) of a coroutine, while a thread calls what follows.
     """
 
@@ -117,6 +118,7 @@ class Claim:
     stopped = False
     called = ""
     callback_s = 0
+    sends = False
     ended: tuple[Any, BaseException | None] | None = None
     meta: dict[str, Any] | None = None
     report: Callable[[str, float, float | None, str], None] | None = None

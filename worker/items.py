@@ -149,6 +149,8 @@ def _option(claim: Claim, item: Item) -> str | bytes:
             option = "n" + option
         if claim.durable and kind == "f":
             option = "d" + option
+        if claim.sends:
+            option = "w" + option
         if not claim.is_plain and claim.waited and kind != "e":
             option = "p" + option
         if claim.dependents_by_rq:

@@ -103,6 +103,11 @@ class Life:
         """Jobs that have ended and wait for RQ's own code, or for a callback."""
         return len(self._door.inside) + (self.callbacks.busy if self.callbacks else 0)
 
+    @property
+    def sending(self) -> int:
+        """Jobs whose webhooks are to be sent."""
+        return self._door.sending
+
     def begin(self, claim: Claim) -> None:
         """Just before a job's code; in its thread, or on the loop. And before what follows it."""
         if claim.ended is None:

@@ -167,7 +167,8 @@ class Presence:
         await heartbeat.sweep(self._broker, self._link, self._story)
         prefix = self._broker.keys.prefix
         marks = [f"{prefix}:ready:{name}" for name in self._me.queues]
-        packed = pack_all([("EXISTS", f"{prefix}:rl-keys", *marks)])
+        hooks = f"{self._broker.keys.own}hooks"
+        packed = pack_all([("EXISTS", f"{prefix}:rl-keys", hooks, *marks)])
         if (await self._link.ask(lambda _resend: packed, 1, _PATIENCE_S))[0]:
             self._door.maintain()
 

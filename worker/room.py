@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from taskq.worker.rq_share import MOST_WAITING
+from taskq.worker.rq_share import MOST_HOOKS, MOST_WAITING
 from taskq.worker.runners import held_up, longest_running_s
 from taskq.worker.settings import PAGE, SETTLE_BYTES
 
@@ -69,7 +69,7 @@ class Room:
         """
         if self._closed or self._settler.bytes > SETTLE_BYTES:
             return 0
-        if self._life.by_rq >= MOST_WAITING:
+        if self._life.by_rq >= MOST_WAITING or self._life.sending >= MOST_HOOKS:
             return 0
         room = _MOST
         if self._max_jobs is not None:

@@ -108,7 +108,12 @@ def _client(broker: Broker) -> redis.Redis:
 
 def enter(claim: Claim, app: TaskQ, worker: str) -> None:
     """Let `get_current_job()` return this job in the present context."""
+    _current_job.set(job_of(claim, app, worker))
+
+
+def job_of(claim: Claim, app: TaskQ, worker: str) -> CurrentJob:
+    """The job of a claim; reads nothing yet."""
     job = CurrentJob.__new__(CurrentJob)
     own = job.__dict__
     own["_id"], own["_tq_source"] = claim.id, (claim, app, worker)
-    _current_job.set(job)
+    return job

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """Opens the lane at its first use, and knows who is inside. Used on the event loop."""
+    """Opens the lane at its first use, and knows who is inside. Used on the event loop.
+
+    Attributes:
+        inside: ids of jobs that have ended, and whose end RQ's own code records.
+        sending: jobs whose end is recorded, and whose webhooks are to be sent.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Door:
         self._out = out
         self._lane: Lane | None = None
         self.inside: set[str] = set()
+        self.sending = 0
 
     def enter(self, claim: Claim, counted: bool = False) -> None:
         """Let RQ's own code settle a job; `counted`: the worker's counters have seen it."""
@@ -56,6 +62,14 @@ class Door:
             except Exception as err:  # noqa: BLE001 (unpickling runs the app's own code)
                 claim.outcome = (None, err)
         self._open().submit(claim, counted=counted)
+
+    def send(self, claim: Claim) -> None:
+        """Send the webhooks of a job whose end was recorded."""
+        self.sending += 1
+        self._open().send(claim, lambda: self._wake(self._sent))
+
+    def _sent(self) -> None:
+        self.sending -= 1
 
     def promote(self, jobs: list[tuple[str, str]]) -> None:
         """Enqueue due jobs (queue, id) that only RQ may enqueue: those with a rate limit."""

@@ -41,17 +41,11 @@ def callback_due(claim: Claim, value: Any, error: BaseException | None) -> str:
         return ""  # a result that is not pickled may turn out not to be storable
     if isinstance(error, (RetryLater, TimeLimit, Interrupted)):
         return ""
-    plain = claim.called or by_script(claim, "finished" if error is None else "failed")
-    return kind if plain else ""
+    return kind if claim.called or by_script(claim) else ""
 
 
-def by_script(claim: Claim, status: str) -> bool:
-    """Whether the script can settle such a job, once its callbacks are called.
-
-    Args:
-        claim: the job.
-        status: finished or failed.
-    """
+def by_script(claim: Claim) -> bool:
+    """Whether the script can settle such a job, once its callbacks are called."""
     return not (
         claim.rq_job is not None  # something may be set on it
         or claim.stopped
@@ -59,19 +53,17 @@ def by_script(claim: Claim, status: str) -> bool:
         or claim.durable
         or claim.result_ttl_s == 0  # RQ's code also deletes what others know of the job
         or claim.failure_ttl_s == 0
-        or _sends(claim, status)
     )
 
 
 def _sends(claim: Claim, status: str) -> bool:
-    """Whether a webhook is to be sent at this end."""
+    """Whether a webhook is to be sent at this end.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: that cannot be read.
+    """
     raw = claim.fields.get(b"webhooks")
-    if not raw:
-        return False
-    try:
-        return any(hook["job_status"] == status for hook in json.loads(raw))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return True  # RQ's code says what is wrong with them
+    return any(hook["job_status"] == status for hook in json.loads(raw)) if raw else False
 
 
 def feature_item(claim: Claim, value: Any, error: BaseException | None, app: TaskQ) -> Item | None:
@@ -82,7 +74,7 @@ def feature_item(claim: Claim, value: Any, error: BaseException | None, app: Tas
     """
     if claim.called and claim.rq_job is not None and claim.rq_job.is_as_read:
         claim.rq_job = None
-    if not by_script(claim, "finished" if error is None else "failed"):
+    if not by_script(claim):
         return None
     again = asks_again(value)
     kind = "" if again else "success" if error is None else "failure"
@@ -90,12 +82,19 @@ def feature_item(claim: Claim, value: Any, error: BaseException | None, app: Tas
         return None
     if again:
         return _asked_again(claim, value, app)
+    item: Item | None
     if error is not None:
-        return failure_item(claim, error)
-    done = success_item(claim, value, app, young=False)
-    if not claim.fields.get(b"repeats_left"):
-        return done
-    return _repeated(claim, done)
+        item = failure_item(claim, error)
+    else:
+        item = success_item(claim, value, app, young=False)
+        if claim.fields.get(b"repeats_left"):
+            item = _repeated(claim, item)
+    if item is not None and item.kind != "r":
+        try:
+            claim.sends = _sends(claim, "finished" if error is None else "failed")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None  # RQ's code says what is wrong with them
+    return item
 
 
 def _repeated(claim: Claim, done: Item) -> Item | None:

@@ -1,8 +1,8 @@
-"""The RQ lane: jobs with RQ features are settled by RQ's own, inherited code.
+"""The RQ lane: ends of jobs that only RQ's own, inherited code can record.
 
-Callbacks of failures, webhooks, repeats, rate limits and a returned
-`rq.Retry` keep RQ's meaning by construction: the engine runs the job, then a thread
-with connections of its own calls what `rq.worker.BaseWorker` does at a job's end.
+What the settle script cannot say (see rq_items.py) keeps RQ's meaning by construction: the
+engine runs the job, then a thread with connections of its own calls what
+`rq.worker.BaseWorker` does at a job's end.
 
 Fenced (see rq_fence.py), and carried out exactly once whatever becomes of the
 connection. Several threads, because callbacks and webhooks may take long.
@@ -11,14 +11,14 @@ connection. Several threads, because callbacks and webhooks may take long.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from taskq.worker.rq_crew import Crew
 from taskq.worker.rq_desk import Desk
+from taskq.worker.rq_hooks import Hooks
 from taskq.worker.rq_settling import settle as settle_by_rq
-from taskq.worker.rq_share import Share
+from taskq.worker.rq_share import MOST_WAITING, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Lane:
             host: the RQ worker that the engine works for, if there is one.
             is_busy: whether other jobs want all the time there is.
         """
-        self._share = Share(is_busy)
+        self._share = Share(is_busy, MOST_WAITING)
         self._host = host
         self._broker = broker
         self._pool = broker.redis(_SOCKET_TIMEOUT_S).connection_pool
@@ -67,40 +67,46 @@ class Lane:
         self._queues = list(queues)
         self._app = app
         self._left = left
-        self._todo: SimpleQueue[Callable[[Desk], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._free = 0
+        self._crew: Crew[Desk] = Crew("taskq-rq-lane", THREADS, self._desk)
+        self._hooks = Hooks(self._pool, broker, app, name, is_busy)
         self._maintaining = False
         _log_as_we_do()
+
+    def _desk(self) -> Desk:
+        return Desk(self._pool, self._broker, self._app, self._name, self._host)
 
     def submit(self, claim: Claim, *, counted: bool = False) -> None:
         """Settle a job that has ended; `counted`: the worker's counters have seen it."""
         seconds = time.monotonic() - claim.begun_mono if claim.begun_mono else 0.0
 
         def settle(desk: Desk) -> None:
-            began = self._share.take_turn(self._todo.qsize())
+            began = self._share.take_turn(self._crew.waiting)
             try:
                 settle_by_rq(desk, claim, seconds, counting=not counted)
             except Exception:
                 log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
             finally:
-                if self._todo.empty() or len(desk.used) >= _TIDY:
+                if not self._crew.waiting or len(desk.used) >= _TIDY:
                     desk.tidy()
                 self._share.used(began)
                 self._left(claim)
 
-        self._add(settle)
+        self._crew.add(settle)
+
+    def send(self, claim: Claim, sent: Callable[[], None]) -> None:
+        """Send the webhooks of a job whose end was recorded; `sent` is called in a thread."""
+        self._hooks.send(claim, sent)
 
     def promote(self, jobs: list[tuple[str, str]]) -> None:
         """Enqueue due jobs (queue, id) that only RQ may enqueue: those with a rate limit."""
-        self._add(lambda desk: desk.promote(jobs))
+        self._crew.add(lambda desk: desk.promote(jobs))
 
     def maintain(self) -> None:
         """Finish what a worker that died in the middle of RQ's steps has left."""
         if not self._maintaining:
             self._maintaining = True
-            self._add(self._maintain)
+            self._crew.add(self._maintain)
+            self._hooks.look()
 
     def _maintain(self, desk: Desk) -> None:
         try:
@@ -110,33 +116,8 @@ class Lane:
 
     def stop(self) -> None:
         """End the threads after what they have."""
-        for _ in self._threads:
-            self._todo.put(None)
-
-    def _add(self, work: Callable[[Desk], None]) -> None:
-        self._todo.put(work)
-        with self._lock:
-            if self._todo.qsize() <= self._free or len(self._threads) >= THREADS:
-                return
-            thread = threading.Thread(target=self._run, name="taskq-rq-lane", daemon=True)
-            self._threads.append(thread)
-        thread.start()
-
-    def _run(self) -> None:
-        desk: Desk | None = None
-        while True:
-            with self._lock:
-                self._free += 1
-            work = self._todo.get()
-            with self._lock:
-                self._free -= 1
-            if work is None:
-                return
-            desk = desk or Desk(self._pool, self._broker, self._app, self._name, self._host)
-            try:
-                work(desk)
-            except Exception as err:  # noqa: BLE001 (the thread goes on: there is always a next time)
-                log.warning("RQ's upkeep not possible now: %s", err)
+        self._crew.stop()
+        self._hooks.stop()
 
 
 def _log_as_we_do() -> None:

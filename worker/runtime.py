@@ -95,7 +95,7 @@ class Runtime:
         fetch_link, settle_link, stream_link, link = self._links
 
         self._door = Door(app, me, self._wake, self._out, host, self._is_crowded)
-        self.settler = Settler(broker, settle_link, me, self._door.enter, self._out)
+        self.settler = Settler(broker, settle_link, me, self._door, self._out)
         self._suspects = Suspects(self._runner_of)
         pace = Pace()
         self._life = Life(app, me.name, self.settler, self._door, self._suspects, pace, begun)
@@ -268,8 +268,9 @@ class Runtime:
         except asyncio.TimeoutError:
             log.error("Redis is away: %d ended jobs could not be settled; their leases will end "
                       "and they run again", self.settler.pending)  # fmt: skip
-        patience_s = _LANE_AT_END_S + _LANE_EACH_S * len(self._door.inside)
-        await self._until(lambda: not self._door.inside, patience_s)
+        door = self._door
+        patience_s = _LANE_AT_END_S + _LANE_EACH_S * (len(door.inside) + door.sending)
+        await self._until(lambda: not door.inside and not door.sending, patience_s)
         await self._resources.stop()
         pools = (self._runners.processes, self._runners.steps.slots.processes)
         await self._until(lambda: all(pool.all_ended for pool in pools), RETIRE_S)
@@ -329,7 +330,7 @@ class Runtime:
 
     def _check_end(self) -> None:
         busy = self._runners.busy + self.settler.pending
-        busy += len(self._door.inside) + len(self._suspects)
+        busy += len(self._door.inside) + self._door.sending + len(self._suspects)
         limit = self._settings.max_jobs
         if limit is not None and self.jobs >= limit and not busy:
             self.stop("jobs")

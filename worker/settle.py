@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskq.broker import Broker
     from taskq.broker.alink import AsyncLink
     from taskq.worker.claim import Claim
+    from taskq.worker.rq_door import Door
     from taskq.worker.settings import Identity
 
 log = logging.getLogger("taskq.worker")
@@ -46,7 +47,7 @@ class Settler:
         broker: Broker,
         link: AsyncLink,
         me: Identity,
-        to_lane: Callable[[Claim, bool], None],
+        door: Door,
         settled: Callable[[Claim], None],
     ) -> None:
         """Use `link` alone.
@@ -55,15 +56,15 @@ class Settler:
             broker: for key names and the clock.
             link: a connection of its own.
             me: this worker's name, and its queues by position.
-            to_lane: gets a job that has dependents: RQ's own code settles it. And whether
-                it is counted already: the script counts a batch, or nothing of it.
+            door: takes jobs whose dependents only RQ's own code may enqueue, and those that
+                have webhooks.
             settled: called when a job is out of our hands.
         """
         self._broker = broker
         self._link = link
         self._worker = me.name
         self._queues = me.queues
-        self._to_lane = to_lane
+        self._door = door
         self._settled = settled
         self._items: list[tuple[Claim, Item]] = []
         self._task: asyncio.Task[None] | None = None
@@ -173,10 +174,12 @@ class Settler:
             if code == HAS_DEPENDENTS:
                 if not (seen := DONE in answer):
                     self.tally.began(claim)
-                self._to_lane(claim, seen)
+                self._door.enter(claim, seen)
                 continue
             if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)
+            elif code == DONE and claim.sends:  # else it is looked after later
+                self._door.send(claim)
             self._settled(claim)
 
     def _say_lost(self, claim: Claim, item: Item) -> None:

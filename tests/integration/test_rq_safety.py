@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import redis
 from rq import Callback, Queue, Repeat, Worker
 from rq.job import Dependency, Job, Retry
 from rq.registry import FailedJobRegistry
+from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
 from taskq.broker.scripts import script
@@ -55,17 +55,15 @@ def fns(app_module: AppModule) -> ModuleType:
 
 
 @pytest.fixture
-def by_rq() -> Iterator[dict[str, Any]]:
-    """What makes a job's end one of RQ's own code: it sends something."""
-    web = Listener()
-    yield {"webhooks": [Webhook(web.url, status) for status in ("finished", "failed")]}
-    web.close()
-
-
-@pytest.fixture
 def queue(redis_client: redis.Redis) -> Queue:
     """Stock RQ's queue."""
     return Queue(connection=redis_client)
+
+
+@pytest.fixture
+def by_rq(redis_client: redis.Redis) -> Queue:
+    """Callbacks of its jobs are called by RQ's own code, for they are no pickles."""
+    return Queue(connection=redis_client, serializer=JSONSerializer)
 
 
 def take_away(client: redis.Redis) -> None:
@@ -86,13 +84,12 @@ def everything(client: redis.Redis) -> dict[bytes, object]:
 
 
 def test_a_job_that_was_taken_away_is_left_alone(
-    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str,
-    by_rq: dict[str, Any],
-):  # fmt: skip
+    fns: ModuleType, by_rq: Queue, worker: WorkerStarter, redis_client: redis.Redis, redis_url: str
+):
     process = worker(None, "--rq")
-    job = queue.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success),
-                        repeat=Repeat(times=1), **by_rq)  # fmt: skip
-    queue.enqueue(fns.add, 1, depends_on=job)
+    job = by_rq.enqueue(fns.gate, redis_url, "go", on_success=Callback(fns.on_success),
+                        repeat=Repeat(times=1))  # fmt: skip
+    by_rq.enqueue(fns.add, 1, depends_on=job)
     arrived(redis_client, "go")
     take_away(redis_client)
     before = everything(redis_client)
@@ -119,12 +116,11 @@ def test_a_job_that_is_taken_away_during_its_callback(
 
 
 def test_a_record_that_is_gone_is_no_lost_lease(
-    fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis,
-    by_rq: dict[str, Any],
-):  # fmt: skip
+    fns: ModuleType, by_rq: Queue, worker: WorkerStarter, redis_client: redis.Redis
+):
     """Evicted, or expired in an outage: the lease is what counts, and callbacks run once."""
     worker(None, "--rq")
-    job = queue.enqueue(fns.fail, on_failure=Callback(fns.gated_callback), **by_rq)
+    job = by_rq.enqueue(fns.fail, on_failure=Callback(fns.gated_callback))
     arrived(redis_client, "callback")
     redis_client.delete(*redis_client.keys("rq:execution:*"))
     redis_client.rpush("callback", 1)
@@ -133,16 +129,15 @@ def test_a_record_that_is_gone_is_no_lost_lease(
     nothing_left(redis_client)
 
 
-@pytest.mark.parametrize("more", ["by RQ", "by script"])
+@pytest.mark.parametrize("how", ["by RQ", "by script"])
 @pytest.mark.parametrize("ends", ["add", "fail"])
 def test_all_connections_cut_in_a_callback(
     fns: ModuleType, queue: Queue, worker: WorkerStarter, redis_client: redis.Redis, ends: str,
-    more: str, by_rq: dict[str, Any],
+    how: str, by_rq: Queue,
 ):  # fmt: skip
     process = worker(None, "--rq")
-    cutting = Callback(fns.cutting_callback)
-    job = queue.enqueue(getattr(fns, ends), 1, on_success=cutting, on_failure=cutting, job_id="a",
-                        **(by_rq if more == "by RQ" else {}))  # fmt: skip
+    cutting, queue = Callback(fns.cutting_callback), by_rq if how == "by RQ" else queue
+    job = queue.enqueue(getattr(fns, ends), 1, on_success=cutting, on_failure=cutting, job_id="a")
     child = queue.enqueue(fns.add, 5, depends_on=Dependency(job, allow_failure=True))
     assert ended(job) == ("finished" if ends == "add" else "failed")
     assert ended(child) == "finished"

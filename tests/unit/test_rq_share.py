@@ -44,20 +44,20 @@ def settle(one: Share, hours: Hours, times: int, waiting: int = 1) -> None:
 
 
 def test_the_lane_takes_its_share_while_other_jobs_wait(hours: Hours):
-    one = Share(lambda: True)
+    one = Share(lambda: True, MOST_WAITING)
     settle(one, hours, 1_000)
     assert hours.cpu / hours.now == pytest.approx(SHARE, rel=0.05)
 
 
 def test_the_lane_never_waits_when_nothing_else_does(hours: Hours):
-    one = Share(lambda: False)
+    one = Share(lambda: False, MOST_WAITING)
     settle(one, hours, 1_000)
     assert hours.slept == 0
 
 
 def test_the_end_of_the_rush_ends_the_waiting(hours: Hours):
     rush = [True]
-    one = Share(lambda: rush[0])
+    one = Share(lambda: rush[0], MOST_WAITING)
     settle(one, hours, 100)
     rush[0] = False
     hours.slept = 0.0
@@ -69,7 +69,7 @@ def test_the_end_of_the_rush_ends_the_waiting(hours: Hours):
 
 
 def test_a_pause_is_no_credit(hours: Hours):
-    one = Share(lambda: True)
+    one = Share(lambda: True, MOST_WAITING)
     settle(one, hours, 10)
     hours.now += 3600
     hours.slept = 0.0
@@ -78,7 +78,7 @@ def test_a_pause_is_no_credit(hours: Hours):
 
 
 def test_what_waits_too_long_gets_more_and_at_last_all():
-    parts = [share(n) for n in range(0, MOST_WAITING + 1, MOST_WAITING // 8)]
-    assert parts[0] == parts[4] == SHARE
+    parts = [share(n, MOST_WAITING) for n in range(0, MOST_WAITING + 1, MOST_WAITING // 8)]
+    assert parts[0] == parts[6] == SHARE
     assert parts == sorted(parts)
-    assert parts[-1] == share(10 * MOST_WAITING) == 1.0
+    assert parts[-1] == share(10 * MOST_WAITING, MOST_WAITING) == 1.0

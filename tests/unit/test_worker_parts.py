@@ -120,7 +120,7 @@ class Parts:
 
     def __init__(self, modes: set[str], **settings: Any) -> None:
         self.pace = Pace()
-        self.jobs = self.bytes = self.by_rq = 0
+        self.jobs = self.bytes = self.by_rq = self.sending = 0
         self.threads = SimpleNamespace(slots=2, busy=0, running={})
         self.coroutines = SimpleNamespace(slots=3, busy=0, running={})
         self.by_mode = {"thread": self.threads, "asyncio": self.coroutines}

@@ -7,7 +7,8 @@
 --        then groups: kind, queue position (1-based), execution id, unique key or '', option, number of jobs, the jobs:
 --          (before the option letters: q: their dependents only RQ's own code may enqueue,
 --          o: jobs of RQ's, whose end counts although RQ's `job.cancel()` has taken their lease,
---          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py;
+--          p: they waited for others as RQ's dependents do, d: they are durable, n: they have callbacks, see notify.py,
+--          w: RQ's webhooks are to be sent, see worker/rq_hooks.py;
 --          behind it, after a blank, the key of RQ's rate limit that they have, see limits)
 --          f finished      option: ttl s, with 'm' before it to leave a done-marker   job: id, started, ended, return value (base64) or ''
 --          e finished, to be repeated as by RQ's Repeat   option: ttl s, not 0
@@ -238,6 +239,7 @@ while at <= #ARGV do
       else
         keeps = again(queue, kind, id, a)
       end
+      if has.w then call('ZADD', OWN .. 'hooks', whole(NOW), members[i] .. (kind == 'x' and ':failed' or ':finished')) end
       if limit ~= '' and not keeps then free_slot(limit, id, iso) end
       if has.p and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
       if ready then enqueue_freed(id, ready, all, ttl, iso) end

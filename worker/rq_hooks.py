@@ -1,0 +1,158 @@
+"""RQ's webhooks: sent once the end of their job is recorded, by RQ's own `Webhook.send`.
+
+That record says in the same step what is to be sent (`taskq:hooks`, see settle.lua). It is taken
+away when it has been sent, so what a worker has not come to when it dies is sent by another: at
+least once. An HTTP request takes as long as twenty plain jobs. While those wait, requests get a
+small part of the time, and keep no lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import redis
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.webhook import Webhook
+
+from taskq.broker.scripts import script
+from taskq.worker.outcome import describe
+from taskq.worker.rq_classes import BoundedJob
+from taskq.worker.rq_crew import Crew
+from taskq.worker.rq_current import job_of
+from taskq.worker.rq_share import HOOKS_SHARE, MOST_HOOKS, Share
+from taskq.worker.traces import unpacked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskq.app import TaskQ
+    from taskq.broker import Broker
+    from taskq.worker.claim import Claim
+
+log = logging.getLogger("taskq.worker")
+
+THREADS = 8
+LEFT_S = 120.0
+"""What has not been sent for so long was a dead worker's, and anybody's."""
+_MOST_LEFT = 100
+_TIDY = 100
+
+
+class Hooks:
+    """Threads that send webhooks."""
+
+    def __init__(
+        self, pool: Any, broker: Broker, app: TaskQ, name: str, is_busy: Callable[[], bool]
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            pool: connections for RQ's classes.
+            broker: key names.
+            app: its codec reads jobs.
+            name: of the worker.
+            is_busy: whether other jobs want all the time there is.
+        """
+        self._pool = pool
+        self._own, self._prefix = broker.keys.own, broker.keys.prefix
+        self._app = app
+        self._name = name
+        self._share = Share(is_busy, MOST_HOOKS, HOOKS_SHARE)
+        self._crew: Crew[_Sender] = Crew("taskq-rq-hooks", THREADS, self._sender)
+        self._looking = False
+
+    def _sender(self) -> _Sender:
+        return _Sender(self._pool, self._own, self._prefix)
+
+    def send(self, claim: Claim, sent: Callable[[], None]) -> None:
+        """Send what a job asks for whose end was recorded; then call `sent`, in the thread."""
+        _value, error = claim.outcome
+        status = "finished" if error is None else "failed"
+        job = job_of(claim, self._app, self._name)
+        job.ended_at = datetime.now(timezone.utc)
+        hooks = claim.fields[b"webhooks"]
+
+        def work(sender: _Sender) -> None:
+            began = self._share.take_turn(self._crew.waiting)
+            try:
+                text = "" if error is None else unpacked(describe(claim, error)[0])
+                sender.send(job, hooks, status, text)
+                sender.sent.append(f"{claim.id}:{claim.exec_id}:{status}")
+            finally:
+                if not self._crew.waiting or len(sender.sent) >= _TIDY:
+                    sender.tidy()
+                self._share.used(began)
+                sent()
+
+        self._crew.add(work)
+
+    def look(self) -> None:
+        """Send what dead workers have left."""
+        if not self._looking:
+            self._looking = True
+            self._crew.add(self._look)
+
+    def _look(self, sender: _Sender) -> None:
+        try:
+            sender.send_what_is_left()
+        finally:
+            self._looking = False
+
+    def stop(self) -> None:
+        """End the threads after what they have."""
+        self._crew.stop()
+
+
+class _Sender:
+    """What one thread sends with."""
+
+    def __init__(self, pool: Any, own: str, prefix: str) -> None:
+        self._connection = redis.Redis(connection_pool=pool)
+        self._own = own
+        self._prefix = prefix
+        self.sent: list[str | bytes] = []
+
+    def send(self, job: Job, hooks: bytes, status: str, text: str) -> None:
+        """All that a job asks for at this end; errors are logged, here and by RQ."""
+        try:
+            for told in json.loads(hooks):
+                hook = Webhook.from_dict(told)
+                if hook.job_status == status:
+                    hook.send(job, exc_string=text)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
+            log.warning("A webhook of job %s cannot be sent: %r", job.id, err)
+
+    def tidy(self) -> None:
+        """Take away what says that it is to be sent."""
+        sent, self.sent = self.sent, []
+        with contextlib.suppress(redis.RedisError, OSError):  # then it is sent again
+            self._connection.zrem(f"{self._own}hooks", *sent)
+
+    def send_what_is_left(self) -> None:
+        """What nobody has sent for so long that its worker is dead."""
+        args = (self._prefix, self._own, LEFT_S, _MOST_LEFT)
+        left: Any = self._connection.eval(script("hooks").text, 2, *args)
+        for member in left:
+            self._send_again(member)
+            self.sent.append(member)
+            self.tidy()
+
+    def _send_again(self, member: bytes) -> None:
+        text = member.decode("utf-8", "replace")
+        job_id, _exec_id, status = ["?", "?", *text.rsplit(":", 2)][-3:]
+        log.warning("The webhooks of job %s (%s) are sent again: its worker died before it "
+                    "said that they were", job_id, status)  # fmt: skip
+        try:
+            job = BoundedJob.fetch(job_id, connection=self._connection)
+            result = job.latest_result() if status == "failed" else None
+        except (NoSuchJobError, ValueError, TypeError, KeyError) as err:
+            log.warning("The webhooks of job %s cannot be sent: %r", job_id, err)
+            return
+        hooks = json.dumps([hook.to_dict() for hook in job.webhooks]).encode()
+        told = result.exc_string if result else None
+        self.send(job, hooks, status, told or "")
