@@ -115,10 +115,10 @@ class Life:
             self.pace.began(claim.begun_mono - claim.reserved_mono)
             if self._begun is not None:
                 claim.slot = self._begun.begin(claim.id, claim.exec_id, _limit(claim))
+            if job_log.isEnabledFor(logging.DEBUG):
+                job_log.debug("Begun", extra=_extra(claim))
         if "rq.job" in sys.modules and claim.mode != "process":  # else nobody here can ask for it
             self._tell_rq(claim)
-        if job_log.isEnabledFor(logging.DEBUG):
-            job_log.debug("Begun", extra=_extra(claim))
 
     def _tell_rq(self, claim: Claim) -> None:
         """Let RQ's `get_current_job()` know, in the context that the job's code runs in."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from taskq.retry import RetryLater
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 
 def asks_again(value: Any) -> bool:
-    """Whether a job has returned RQ's `Retry`."""
-    kind = type(value)
-    return kind.__name__ == "Retry" and kind.__module__ == "rq.job"
+    """Whether a job has returned RQ's `Retry`, or one of a subclass."""
+    if value is None:
+        return False
+    rq = sys.modules.get("rq.job")
+    return rq is not None and issubclass(type(value), rq.Retry)
 
 
 def callback_due(claim: Claim, value: Any, error: BaseException | None) -> str:

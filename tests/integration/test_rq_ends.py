@@ -47,6 +47,13 @@ def asks(most, interval=0, front=False):
         return Retry(max=most, interval=interval, enqueue_at_front=front)
     return 5
 
+class OwnRetry(Retry):
+    pass
+
+def asks_in_his_own_way():
+    if not get_current_job().number_of_retries:
+        return OwnRetry(max=3, interval=50)
+
 def exits():
     raise SystemExit(3)
 
@@ -191,6 +198,7 @@ def asks_again(queue: Queue, fns: ModuleType) -> None:
     queue.enqueue(fns.asks, 3, 50, job_id="f", ttl=100)
     queue.enqueue(fns.asks, 3, 50, job_id="g", repeat=Repeat(times=1))
     queue.enqueue(fns.add, 1, job_id="h", depends_on="a")
+    queue.enqueue(fns.asks_in_his_own_way, job_id="j")
     queue.enqueue(fns.asks, 3, job_id="i", retry=Retry(max=2, interval=3), result_ttl=-1)
 
 

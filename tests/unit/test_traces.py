@@ -76,7 +76,38 @@ def silent() -> None:
     raise type("Odd\nName", (Exception,), {"__module__": "a.b", "__str__": lambda _self: ""})
 
 
+def unreadable() -> None:
+    def fails(_self: object) -> str:
+        raise RuntimeError("no text for you")
+
+    raise type("Unreadable", (Exception,), {"__str__": fails, "__module__": "a.b"})
+
+
+def no_module() -> None:
+    raise type("NoModule", (Exception,), {"__module__": 7})
+
+
+def odd_notes() -> None:
+    err = ValueError("noted")
+    err.__notes__ = 7  # type: ignore[assignment]
+    raise err
+
+
+def misspelt() -> None:
+    _ = "text".uper()  # type: ignore[attr-defined]
+
+
+def unnamed() -> None:
+    _ = misspeld()  # type: ignore[name-defined]  # noqa: F821
+
+
+def unimported() -> None:
+    from collections import deqeu  # type: ignore[attr-defined]  # noqa: F401
+
+
 KINDS = [
+    unreadable, no_module, odd_notes, misspelt, unnamed, unimported,
+    lambda: sys.exit(3), lambda: next(iter(())), lambda: (_ for _ in ()).throw(KeyboardInterrupt),
     raises, marked, with_notes, syntax, causes, contexts, hides, grouped, no_source, silent,
     lambda: raises("a\nb\n\x00 % \udcff"), lambda: deeper(1), lambda: deeper(2), lambda: deeper(4),
     lambda: deeper(40), lambda: deeper(200), lambda: deeper(sys.getrecursionlimit()),
