@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -18,17 +18,21 @@ T = TypeVar("T")
 class Crew(Generic[T]):
     """Threads that start when there is work for them."""
 
-    def __init__(self, name: str, most: int, tools: Callable[[], T]) -> None:
+    def __init__(
+        self, name: str, most: int, tools: Callable[[], T], tidy: Callable[[T], None]
+    ) -> None:
         """Start nothing yet.
 
         Args:
             name: of the threads.
             most: of them.
             tools: makes what a thread works with, at its first work.
+            tidy: called in a thread that has nothing to do for the moment.
         """
         self._name = name
         self._most = most
         self._tools = tools
+        self._tidy = tidy
         self._todo: SimpleQueue[Callable[[T], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -59,7 +63,12 @@ class Crew(Generic[T]):
         while True:
             with self._lock:
                 self._free += 1
-            work = self._todo.get()
+            try:
+                work = self._todo.get_nowait()
+            except Empty:
+                if tools:
+                    self._tidy(tools)
+                work = self._todo.get()
             with self._lock:
                 self._free -= 1
             if work is None:

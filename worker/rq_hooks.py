@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,10 @@ log = logging.getLogger("taskq.worker")
 
 THREADS = 8
 LEFT_S = 120.0
-"""What has not been sent for so long was a dead worker's, and anybody's."""
-_MOST_LEFT = 100
+"""What nobody has sent, and nobody says that he is at it, for so long was a dead worker's."""
+_RENEW_S = 30.0
+_MOST_LEFT = 10
+_PAGE = 1_000
 _TIDY = 100
 
 
@@ -59,63 +62,74 @@ class Hooks:
             is_busy: whether other jobs want all the time there is.
         """
         self._pool = pool
-        self._own, self._prefix = broker.keys.own, broker.keys.prefix
+        self._broker = broker
         self._app = app
         self._name = name
         self._share = Share(is_busy, MOST_HOOKS, HOOKS_SHARE)
-        self._crew: Crew[_Sender] = Crew("taskq-rq-hooks", THREADS, self._sender)
+        self._crew = Crew("taskq-rq-hooks", THREADS, self._sender, _Sender.tidy)
+        self._upkeep = Crew("taskq-rq-hooks-left", 1, self._sender, _Sender.tidy)
+        self._ours: set[str] = set()
         self._looking = False
+        self._renewed = 0.0
 
     def _sender(self) -> _Sender:
-        return _Sender(self._pool, self._own, self._prefix)
+        return _Sender(self._pool, self._broker)
 
     def send(self, claim: Claim, sent: Callable[[], None]) -> None:
-        """Send what a job asks for whose end was recorded; then call `sent`, in the thread."""
+        """Send what a job asks for whose end was recorded; then call `sent`, in a thread."""
         _value, error = claim.outcome
         status = "finished" if error is None else "failed"
         job = job_of(claim, self._app, self._name)
         job.ended_at = datetime.now(timezone.utc)
-        hooks = claim.fields[b"webhooks"]
+        hooks, member = claim.fields[b"webhooks"], f"{claim.id}:{claim.exec_id}:{status}"
+        self._ours.add(member)
 
         def work(sender: _Sender) -> None:
             began = self._share.take_turn(self._crew.waiting)
             try:
                 text = "" if error is None else unpacked(describe(claim, error)[0])
                 sender.send(job, hooks, status, text)
-                sender.sent.append(f"{claim.id}:{claim.exec_id}:{status}")
             finally:
-                if not self._crew.waiting or len(sender.sent) >= _TIDY:
+                self._ours.discard(member)
+                sender.sent.append((member, sent))
+                if len(sender.sent) >= _TIDY:
                     sender.tidy()
                 self._share.used(began)
-                sent()
 
         self._crew.add(work)
 
     def look(self) -> None:
-        """Send what dead workers have left."""
+        """Say what is still ours to send, and send what dead workers have left."""
         if not self._looking:
             self._looking = True
-            self._crew.add(self._look)
+            self._upkeep.add(self._look)
 
     def _look(self, sender: _Sender) -> None:
         try:
-            sender.send_what_is_left()
+            while True:
+                if time.monotonic() - self._renewed > _RENEW_S:
+                    self._renewed = time.monotonic()
+                    sender.renew(list(self._ours))
+                if not sender.send_what_is_left():
+                    return
         finally:
             self._looking = False
 
     def stop(self) -> None:
         """End the threads after what they have."""
         self._crew.stop()
+        self._upkeep.stop()
 
 
 class _Sender:
     """What one thread sends with."""
 
-    def __init__(self, pool: Any, own: str, prefix: str) -> None:
+    def __init__(self, pool: Any, broker: Broker) -> None:
         self._connection = redis.Redis(connection_pool=pool)
-        self._own = own
-        self._prefix = prefix
-        self.sent: list[str | bytes] = []
+        self._keys = broker.keys
+        self._clock = broker.clock
+        self._key = f"{broker.keys.own}hooks"
+        self.sent: list[tuple[str | bytes, Callable[[], None]]] = []
 
     def send(self, job: Job, hooks: bytes, status: str, text: str) -> None:
         """All that a job asks for at this end; errors are logged, here and by RQ."""
@@ -128,19 +142,31 @@ class _Sender:
             log.warning("A webhook of job %s cannot be sent: %r", job.id, err)
 
     def tidy(self) -> None:
-        """Take away what says that it is to be sent."""
+        """Take away what says that they are to be sent, and say that they were."""
         sent, self.sent = self.sent, []
-        with contextlib.suppress(redis.RedisError, OSError):  # then it is sent again
-            self._connection.zrem(f"{self._own}hooks", *sent)
+        if not sent:
+            return
+        with contextlib.suppress(redis.RedisError, OSError):  # then they are sent again
+            self._connection.zrem(self._key, *(member for member, _told in sent))
+        for _member, told in sent:
+            told()
 
-    def send_what_is_left(self) -> None:
-        """What nobody has sent for so long that its worker is dead."""
-        args = (self._prefix, self._own, LEFT_S, _MOST_LEFT)
+    def renew(self, members: list[str]) -> None:
+        """Say that these are not left: somebody is at it."""
+        now = self._clock.time()
+        for n in range(0, len(members), _PAGE):
+            page = dict.fromkeys(members[n : n + _PAGE], int(now))
+            self._connection.zadd(self._key, page, xx=True)
+
+    def send_what_is_left(self) -> int:
+        """Some of what was a dead worker's; returns how many."""
+        args = (self._keys.prefix, self._keys.own, LEFT_S, _MOST_LEFT)
         left: Any = self._connection.eval(script("hooks").text, 2, *args)
         for member in left:
             self._send_again(member)
-            self.sent.append(member)
+            self.sent.append((member, lambda: None))
             self.tidy()
+        return len(left)
 
     def _send_again(self, member: bytes) -> None:
         text = member.decode("utf-8", "replace")

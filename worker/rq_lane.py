@@ -67,7 +67,7 @@ class Lane:
         self._queues = list(queues)
         self._app = app
         self._left = left
-        self._crew: Crew[Desk] = Crew("taskq-rq-lane", THREADS, self._desk)
+        self._crew: Crew[Desk] = Crew("taskq-rq-lane", THREADS, self._desk, Desk.tidy)
         self._hooks = Hooks(self._pool, broker, app, name, is_busy)
         self._maintaining = False
         _log_as_we_do()
@@ -86,7 +86,7 @@ class Lane:
             except Exception:
                 log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
             finally:
-                if not self._crew.waiting or len(desk.used) >= _TIDY:
+                if len(desk.used) >= _TIDY:
                     desk.tidy()
                 self._share.used(began)
                 self._left(claim)

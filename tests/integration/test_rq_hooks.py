@@ -13,7 +13,10 @@ import redis
 from rq import Callback, Queue, Repeat
 from rq.webhook import Webhook
 
+from taskq import TaskQ
 from taskq.worker import Worker
+from taskq.worker.rq_crew import Crew
+from taskq.worker.rq_hooks import Hooks
 from tests.conftest import AppModule
 from tests.integration.test_rq_features import FUNCTIONS, Listener, called
 from tests.rq_support import ended, latest, nothing_left, spy_on_lane
@@ -28,13 +31,18 @@ class Gate(Listener):
     def __init__(self) -> None:
         super().__init__()
         self.opened, self.asked = threading.Event(), threading.Event()
+        self.waiting: list[object] = []
         handler = self.server.RequestHandlerClass
         answer = handler.do_GET  # type: ignore[attr-defined]
 
         def do_get(request: object) -> None:
+            self.waiting.append(request)
             self.asked.set()
             self.opened.wait(20)
-            answer(request)
+            try:
+                answer(request)
+            finally:
+                self.waiting.remove(request)
 
         handler.do_GET = handler.do_POST = do_get  # type: ignore[attr-defined]
 
@@ -124,7 +132,7 @@ def test_what_a_dead_worker_has_not_sent_is_sent_by_another(
     assert web.asked.wait(5)
     first.kill()
     web.opened.set()
-    wait_until(lambda: redis_client.zcard(HOOKS) == 2)
+    wait_until(lambda: redis_client.zcard(HOOKS) == 2 and not web.waiting)
     web.heard.clear()
     members = redis_client.zrange(HOOKS, 0, -1)
     gone = [b"no-such-job:exec:finished", b"no colons", b"\xff:\xfe:failed"]
@@ -136,6 +144,31 @@ def test_what_a_dead_worker_has_not_sent_is_sent_by_another(
     assert sorted(told) == ["/bad", "/good"]
     assert told["/good"]["job_id"] == good.id
     assert told["/bad"]["exc_info"] == latest(bad).exc_string
+
+
+def test_what_is_still_to_be_sent_is_not_taken_for_left(redis_client: redis.Redis, redis_url: str):
+    with TaskQ(redis_url) as app:
+        pool = redis.ConnectionPool.from_url(redis_url)
+        hooks = Hooks(pool, app.broker, app, "one", bool)
+        hooks._ours.add("mine:exec:finished")
+        long_ago = time.time() - 300
+        redis_client.zadd(HOOKS, {"mine:exec:finished": long_ago, "theirs:exec:finished": long_ago})
+        hooks.look()
+        wait_until(lambda: redis_client.zrange(HOOKS, 0, -1) == [b"mine:exec:finished"])
+        assert (redis_client.zscore(HOOKS, "mine:exec:finished") or 0) > time.time() - 60
+        hooks.stop()
+
+
+def test_a_thread_says_what_it_has_sent_before_it_waits():
+    done: list[list[int]] = []
+    tidied = threading.Event()
+    crew: Crew[list[int]] = Crew("test", 2, list, lambda mine: mine and tidied.set())
+    crew.add(lambda mine: mine.append(1))
+    assert tidied.wait(5)
+    crew.add(lambda _mine: 1 / 0)  # type: ignore[arg-type, return-value]
+    crew.add(done.append)
+    wait_until(lambda: done)
+    crew.stop()
 
 
 @pytest.mark.parametrize(
