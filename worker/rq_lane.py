@@ -86,7 +86,7 @@ class Lane:
             except Exception:
                 log.exception("RQ's code could not settle job %s; its lease will end", claim.id)
             finally:
-                if len(desk.used) >= _TIDY:
+                if not self._crew.waiting or len(desk.used) >= _TIDY:
                     desk.tidy()
                 self._share.used(began)
                 self._left(claim)
