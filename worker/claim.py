@@ -79,6 +79,7 @@ class Claim:
         why: who cancelled it: "" (nobody), "timeout", "cancel", "shutdown", or by RQ's commands
             "stop" and "kill".
         rq_job: the `rq.job.Job` that RQ's own code ran, if it did.
+        job: the one that its code gets by RQ's `get_current_job()`, where it has RQ's features.
         rq_context: where that failed: integrations keep there what they know of the job.
         stopped: by RQ's `stop-job` or `stop-execution`.
         called: which of its callbacks was called last, and is not to be called again by RQ's code:
@@ -114,6 +115,7 @@ class Claim:
     slot = -1
     why = ""
     rq_job: Any = None
+    job: Any = None
     rq_context: Context | None = None
     stopped = False
     called = ""

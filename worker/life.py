@@ -30,6 +30,7 @@ from taskq.worker.outcome import (
     failure_item,
     success_item,
     unknown_item,
+    untold_item,
 )
 from taskq.worker.rq_items import asks_again, callback_due, feature_item
 from taskq.worker.settings import MAX_CRASHES
@@ -124,7 +125,9 @@ class Life:
         """Let RQ's `get_current_job()` know, in the context that the job's code runs in."""
         from taskq.worker import rq_current  # noqa: PLC0415 (RQ: only where it is there anyway)
 
-        rq_current.enter(claim, self._app, self._worker)
+        job = rq_current.enter(claim, self._app, self._worker)
+        if claim.special:
+            claim.job = job
 
     def follow(
         self, claim: Claim, value: Any, error: BaseException | None
@@ -141,6 +144,17 @@ class Life:
 
     def done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A job's code has ended. On the loop."""
+        try:
+            self._done(claim, value, error)
+        except BaseException as err:  # noqa: BLE001 (values and exceptions may be hostile: the loop lives)
+            item = untold_item(claim, err)
+            log.error("What job %s ended with cannot be told: looking at it raised %s",
+                      claim.id, error_type(item))  # fmt: skip
+            self._settler.tally.failed(claim, error_type(item))
+            self._settler.tally.end(claim, "failed", 0.0)
+            self._settler.add(claim, item)
+
+    def _done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         follows = claim.special and claim.mode == "asyncio" and claim.ended is None
         if follows and self.callbacks is not None and callback_due(claim, value, error):
             claim.ended = value, error
@@ -148,6 +162,7 @@ class Life:
             return
         if claim.slot >= 0 and self._begun is not None:
             self._begun.end(claim.slot)
+            claim.slot = -1
         if claim is self._suspects.current:
             asyncio.get_running_loop().call_soon(self._suspects.next)
         seconds = 0.0

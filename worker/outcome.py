@@ -179,12 +179,19 @@ def failure_item(claim: Claim, err: BaseException) -> Item:
     """The settle item of a job that raised: a retry, or its end. Never raises itself."""
     try:
         return _failure_item(claim, err)
-    except Exception as broken:  # noqa: BLE001 (hostile fields or exceptions: it fails plainly)
-        now = time.time()
-        why = type(broken).__name__
-        message = f"{type(err).__name__} (what became of it cannot be told: {why})"
-        error = json.dumps([f"{type(err).__module__}.{type(err).__qualname__}", message, 1])
-        return items.failed(claim.begun_at or now, now, NO_TRACEBACK, error, YEAR_S, claim.unique)
+    except BaseException:  # noqa: BLE001 (hostile fields or exceptions: it fails plainly)
+        return untold_item(claim, err)
+
+
+def untold_item(claim: Claim, err: BaseException) -> Item:
+    """The settle item of a job that ends with what nobody can look at. Never raises."""
+    now = time.time()
+    try:
+        kind = f"{type(err).__module__}.{type(err).__qualname__}"
+    except BaseException:  # noqa: BLE001 (a hostile metaclass)
+        kind = "builtins.BaseException"
+    error = json.dumps([kind, "What became of this job cannot be told: looking at it failed.", 1])
+    return items.failed(claim.begun_at or now, now, NO_TRACEBACK, error, YEAR_S, claim.unique)
 
 
 def _failure_item(claim: Claim, err: BaseException) -> Item:

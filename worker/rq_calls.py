@@ -40,7 +40,7 @@ def following(claim: Claim, value: Any, error: BaseException | None) -> Callable
     kind = callback_due(claim, value, error)
     if not kind:
         return None
-    job, now = claim.rq_job if claim.called else _current_job.get(), time.monotonic()
+    job, now = claim.job, time.monotonic()
     if not isinstance(job, CurrentJob) or now - claim.reserved_mono > _SURELY_OURS_S:
         return None
     raw = claim.fields.get(f"{kind}_callback_timeout".encode())
@@ -50,7 +50,7 @@ def following(claim: Claim, value: Any, error: BaseException | None) -> Callable
         job.will_call(kind, claim.fields[f"{kind}_callback_name".encode()].decode(), limit_s)
     except (ValueError, OverflowError):
         return None  # RQ's code says what is wrong with it
-    claim.rq_job, claim.called, claim.callback_s, claim.deadline = job, kind, limit_s, deadline
+    claim.called, claim.callback_s, claim.deadline = kind, limit_s, deadline
     job.ended_at = datetime.now(timezone.utc)
     if error is None:
         job._result, job._status = value, JobStatus.FINISHED  # noqa: SLF001 (as RQ)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rq.job import UNEVALUATED, Job, JobStatus, _current_job
 from rq.serializers import DefaultSerializer
@@ -29,7 +29,7 @@ _FREE = frozenset((
     "_failure_callback", "_failure_callback_name", "_failure_callback_timeout",
     "_stopped_callback", "_func_name", "_instance", "_args", "_kwargs",
     "_dependency", "_cached_result", "redis_server_version",
-    "_result", "_status", "ended_at", "meta", "_unreadable_meta",
+    "_result", "_status", "ended_at", "meta", "_unreadable_meta", "_tq_meta",
 ))  # fmt: skip
 """Attributes that RQ fills in at their first use, writes at each end, or does not save there."""
 
@@ -56,7 +56,9 @@ class CurrentJob(BoundedJob):
             own.update(before)  # all of it again at the next use
             raise
         del before["_tq_source"]
-        own["_tq_read"] = dict(own)
+        own["_tq_read"] = {
+            name: list(value) if isinstance(value, list) else value for name, value in own.items()
+        }
         own.update(before)
         return getattr(self, name)
 
@@ -68,6 +70,7 @@ class CurrentJob(BoundedJob):
         self.restore({b"created_at": made, **claim.fields})
         self._status = JobStatus.STARTED  # the fields are those from before it was handed out
         self.worker_name = worker
+        self._tq_meta = claim.fields.get(b"meta")
         self.origin = claim.queue
         self.started_at = datetime.fromtimestamp(claim.begun_at, timezone.utc)
 
@@ -88,11 +91,21 @@ class CurrentJob(BoundedJob):
 
     @property
     def is_as_read(self) -> bool:
-        """Whether nobody has set on it what RQ's code would save at the end of the job."""
+        """Whether nobody has set on it what RQ's code would save when the job has finished."""
         own = self.__dict__
         if "_tq_source" in own:
             return own.keys() <= _FREE
         return all(own.get(n) == was for n, was in own["_tq_read"].items() if n not in _FREE)
+
+    @property
+    def has_meta_as_read(self) -> bool:
+        """Whether its meta is as it was: RQ's code saves that, too, when the job runs again."""
+        own = self.__dict__
+        if "_tq_source" in own:
+            return "meta" not in own
+        raw = own["_tq_meta"]
+        before = self.serializer.loads(raw) if raw else {}
+        return bool(self.serializer.dumps(self.meta) == self.serializer.dumps(before))
 
     def __eq__(self, other: object) -> bool:
         """As RQ's jobs: the id counts."""
@@ -106,9 +119,11 @@ def _client(broker: Broker) -> redis.Redis:
     return broker.redis()
 
 
-def enter(claim: Claim, app: TaskQ, worker: str) -> None:
+def enter(claim: Claim, app: TaskQ, worker: str) -> CurrentJob:
     """Let `get_current_job()` return this job in the present context."""
-    _current_job.set(job_of(claim, app, worker))
+    job = claim.job or job_of(claim, app, worker)
+    _current_job.set(job)
+    return cast("CurrentJob", job)
 
 
 def job_of(claim: Claim, app: TaskQ, worker: str) -> CurrentJob:

@@ -63,10 +63,10 @@ class Door:
                 claim.outcome = (None, err)
         self._open().submit(claim, counted=counted)
 
-    def send(self, claim: Claim) -> None:
-        """Send the webhooks of a job whose end was recorded."""
+    def send(self, claim: Claim, *, sure: bool) -> None:
+        """Send the webhooks of a job whose end was recorded; where it is not sure, look."""
         self.sending += 1
-        self._open().send(claim, lambda: self._wake(self._sent))
+        self._open().send(claim, lambda: self._wake(self._sent), sure=sure)
 
     def _sent(self) -> None:
         self.sending -= 1

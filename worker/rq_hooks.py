@@ -75,8 +75,14 @@ class Hooks:
     def _sender(self) -> _Sender:
         return _Sender(self._pool, self._broker)
 
-    def send(self, claim: Claim, sent: Callable[[], None]) -> None:
-        """Send what a job asks for whose end was recorded; then call `sent`, in a thread."""
+    def send(self, claim: Claim, sent: Callable[[], None], *, sure: bool) -> None:
+        """Send what a job asks for whose end was recorded.
+
+        Args:
+            claim: with its outcome.
+            sent: called then, in a thread.
+            sure: whether it was recorded; else Redis is asked.
+        """
         _value, error = claim.outcome
         status = "finished" if error is None else "failed"
         job = job_of(claim, self._app, self._name)
@@ -87,8 +93,9 @@ class Hooks:
         def work(sender: _Sender) -> None:
             began = self._share.take_turn(self._crew.waiting)
             try:
-                text = "" if error is None else unpacked(describe(claim, error)[0])
-                sender.send(job, hooks, status, text)
+                if sure or sender.is_due(member):
+                    text = "" if error is None else unpacked(describe(claim, error)[0])
+                    sender.send(job, hooks, status, text)
             finally:
                 self._ours.discard(member)
                 sender.sent.append((member, sent))
@@ -140,6 +147,10 @@ class _Sender:
                     hook.send(job, exc_string=text)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
             log.warning("A webhook of job %s cannot be sent: %r", job.id, err)
+
+    def is_due(self, member: str) -> bool:
+        """Whether it was recorded that this is to be sent."""
+        return self._connection.zscore(self._key, member) is not None
 
     def tidy(self) -> None:
         """Take away what says that they are to be sent, and say that they were."""

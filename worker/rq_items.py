@@ -44,13 +44,13 @@ def callback_due(claim: Claim, value: Any, error: BaseException | None) -> str:
         return ""  # a result that is not pickled may turn out not to be storable
     if isinstance(error, (RetryLater, TimeLimit, Interrupted)):
         return ""
-    return kind if claim.called or by_script(claim) else ""
+    return kind if by_script(claim) else ""
 
 
 def by_script(claim: Claim) -> bool:
     """Whether the script can settle such a job, once its callbacks are called."""
     return not (
-        claim.rq_job is not None  # something may be set on it
+        claim.rq_job is not None  # RQ's own code has run it
         or claim.stopped
         or claim.ready
         or claim.durable
@@ -75,28 +75,47 @@ def feature_item(claim: Claim, value: Any, error: BaseException | None, app: Tas
     Raises:
         NotSerializable, PayloadTooLarge: the result cannot be stored.
     """
-    if claim.called and claim.rq_job is not None and claim.rq_job.is_as_read:
-        claim.rq_job = None
     if not by_script(claim):
+        return None
+    item = _feature_item(claim, value, error, app)
+    if item is None and (claim.called or _is_changed(claim)):
+        claim.rq_job = claim.job  # RQ's code saves what is set on it
+    return item
+
+
+def _is_changed(claim: Claim, *, runs_again: bool = True) -> bool:
+    """Whether somebody has set on the job's object what RQ's code would save."""
+    job = claim.job
+    return job is not None and not (job.is_as_read and (not runs_again or job.has_meta_as_read))
+
+
+def _feature_item(claim: Claim, value: Any, error: BaseException | None, app: TaskQ) -> Item | None:
+    if _is_changed(claim, runs_again=False):
         return None
     again = asks_again(value)
     kind = "" if again else "success" if error is None else "failure"
     if kind and claim.fields.get(f"{kind}_callback_name".encode()) and claim.called != kind:
         return None
-    if again:
-        return _asked_again(claim, value, app)
     item: Item | None
-    if error is not None:
+    if again:
+        item = _asked_again(claim, value, app)
+    elif error is not None:
         item = failure_item(claim, error)
     else:
         item = success_item(claim, value, app, young=False)
         if claim.fields.get(b"repeats_left"):
             item = _repeated(claim, item)
-    if item is not None and item.kind != "r":
-        try:
-            claim.sends = _sends(claim, "finished" if error is None else "failed")
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return None  # RQ's code says what is wrong with them
+    if item is None:
+        return None
+    if item.kind in ("e", "r", "y"):
+        if _is_changed(claim) or (error is not None and value is not None):
+            return None  # after a failed success callback RQ's code also saves the value
+        if item.kind != "e":
+            return item
+    try:
+        claim.sends = _sends(claim, "finished" if error is None else "failed")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None  # RQ's code says what is wrong with them
     return item
 
 
@@ -125,7 +144,9 @@ def _asked_again(claim: Claim, asked: Any, app: TaskQ) -> Item | None:
         if not isinstance(intervals, int):  # the last one counts for all that follow
             intervals = intervals[min(number, len(intervals) - 1)] if intervals else 0
         delay = _seconds(intervals)
-        if number >= asked.max > 0 or not (claim.pickled and _comes_back_plain(claim)):
+        if number and number >= asked.max:
+            return None
+        if not (claim.pickled and _comes_back_plain(claim)):
             return None
         ttl = claim.failure_ttl_s if claim.fields.get(b"failure_ttl") else None
         front = claim.fields.get(b"enqueue_at_front_on_retry") == b"1" or asked.enqueue_at_front

@@ -93,9 +93,9 @@ class Lane:
 
         self._crew.add(settle)
 
-    def send(self, claim: Claim, sent: Callable[[], None]) -> None:
-        """Send the webhooks of a job whose end was recorded; `sent` is called in a thread."""
-        self._hooks.send(claim, sent)
+    def send(self, claim: Claim, sent: Callable[[], None], *, sure: bool) -> None:
+        """Send the webhooks of a job whose end was recorded (see rq_hooks.py)."""
+        self._hooks.send(claim, sent, sure=sure)
 
     def promote(self, jobs: list[tuple[str, str]]) -> None:
         """Enqueue due jobs (queue, id) that only RQ may enqueue: those with a rate limit."""

@@ -103,18 +103,18 @@ class _Settling:
                 "Job %s no longer belongs to this worker: its end was not recorded", claim.id
             )
             return True
+        if self._problems > 2 * _TRIES:
+            desk.fail(fence, claim, self._problem)
+            self._tidy()
+            return True
         try:
             end.load(fields)  # again after a failed try, which has changed it
         except NoSuchJobError:
             desk.drop(fence, claim)
             self._tidy()
             return True
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             desk.fail(fence, claim, err)
-            self._tidy()
-            return True
-        if self._problems > 2 * _TRIES:
-            desk.fail(fence, claim, self._problem)
             self._tidy()
             return True
         end.call()

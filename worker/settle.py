@@ -178,8 +178,8 @@ class Settler:
                 continue
             if code == LOST and not resent:  # else it was we who settled it
                 self._say_lost(claim, item)
-            elif code == DONE and claim.sends:  # else it is looked after later
-                self._door.send(claim)
+            elif claim.sends:
+                self._door.send(claim, sure=code == DONE)
             self._settled(claim)
 
     def _say_lost(self, claim: Claim, item: Item) -> None:

@@ -91,15 +91,13 @@ class ThreadRunner:
         """Run a job as soon as a thread is free. Called on the event loop."""
         self.waiting[claim.id] = claim
         self._unbegun.add(claim)
-        if len(self._threads) < min(self.slots, self.busy):
-            self._start()
+        self._start_if_needed()
         self._queue.put(claim)
 
     def call(self, claim: Claim) -> None:
         """Call what follows a job that has ended elsewhere, as soon as a thread is free."""
         self.running[claim.id] = claim
-        if len(self._threads) < min(self.slots, self.busy):
-            self._start()
+        self._start_if_needed()
         self._queue.put(claim)
 
     def _start(self) -> None:
@@ -248,16 +246,19 @@ class ThreadRunner:
         limit = over_limit(claim)
         log.error("%s (job %s) and does not stop: its thread is abandoned "
                   "(%d stuck in this worker)", limit, claim.id, self.stuck)  # fmt: skip
-        if self.waiting:
-            self._start()
+        self._start_if_needed()
         text = f"{limit} and could not be stopped: its thread was abandoned"
         self._done(claim, None, TimeLimit(text))
+
+    def _start_if_needed(self) -> None:
+        """Start a thread where there are fewer than jobs in hand."""
+        if len(self._threads) < min(self.slots, self.busy):
+            self._start()
 
     def _leave_behind(self, claim: Claim) -> None:
         log.error("%s (job %s) was ended by a command and does not stop: its thread is abandoned "
                   "(%d stuck in this worker)", claim.name, claim.id, self.stuck)  # fmt: skip
-        if self.waiting:
-            self._start()
+        self._start_if_needed()
         self._done(claim, None, Interrupted(claim.why))
 
     def request_cancel(self, claim: Claim) -> None:

@@ -23,7 +23,7 @@
 --          c canceled      job: id
 --          s sleeps        job: id, due (epoch), place of the timer among its steps
 -- RETURN for each job, in turn: 1 done, 0 its lease was lost, 2 left untouched with its lease for RQ's own code (it has dependents
---        that are not as RQ's enqueue leaves them, or is not kept itself: see dependents.lua)
+--        that are not as RQ's enqueue leaves them, or is not kept itself: see dependents.lua; or it is to run again and was deleted)
 -- O(1) a job, O(dependents) where it has any. At most 100 jobs a call.
 local worker, iso = ARGV[1], ARGV[2]
 local width = { f = 4, e = 8, y = 8, x = 5, r = 5, g = 2, d = 2, u = 2, c = 1, s = 3 }
@@ -185,6 +185,7 @@ while at <= #ARGV do
   local members, dependents = {}, {}
   for a = first, last, step do members[#members + 1] = ARGV[a] .. ':' .. exec end
   local owned = call('ZMSCORE', registry('wip', queue), unpack(members))
+  local comes_back = kind == 'e' or kind == 'r' or kind == 'y'
   local ends, any = kind == 'f' or kind == 'x' or kind == 'e', false
   if ends then
     for a = first, last, step do dependents[#dependents + 1] = jobkey(ARGV[a]) .. ':dependents' end
@@ -201,7 +202,7 @@ while at <= #ARGV do
     if parent and not has.q and ttl ~= 0 and kind ~= 'e' then ready, all = freed(id, kind == 'x', canceled) end
     if owned.err or not (owned[i] or canceled) then
       out[#out + 1] = 0
-    elseif parent and not ready then
+    elseif (parent and not ready) or (comes_back and call(EXISTS, jobkey(id)) == 0) then
       out[#out + 1] = 2
     else
       out[#out + 1], some = 1, true
