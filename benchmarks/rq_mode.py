@@ -137,6 +137,22 @@ def webhooks(queue: Queue) -> None:
 
 
 CALLED = Callback(f"{HERE}.called")
+
+
+def some_of_each(queue: Queue) -> None:
+    """Ten jobs with ten features: a dependent and its parent, and eight others."""
+    hooks = [Webhook(os.environ["BENCH_URL"], "finished")]
+    queue.enqueue(NOOP, depends_on=queue.enqueue(NOOP))
+    queue.enqueue(NOOP, on_success=CALLED)
+    queue.enqueue(f"{HERE}.coroutine", on_success=CALLED)
+    queue.enqueue(f"{HERE}.fails", on_failure=CALLED)
+    queue.enqueue(NOOP, repeat=Repeat(times=1, interval=3600))
+    queue.enqueue(NOOP, repeat=Repeat(times=1))
+    queue.enqueue(f"{HERE}.asks")
+    queue.enqueue(NOOP, rate_limit=RateLimit("bench", 100))
+    queue.enqueue(NOOP, webhooks=hooks)
+
+
 MIXED: dict[str, Callable[[Queue], None]] = {
     "dependents": dependents,
     "success callbacks": many(NOOP, on_success=CALLED),
@@ -147,6 +163,7 @@ MIXED: dict[str, Callable[[Queue], None]] = {
     "a returned Retry": many(f"{HERE}.asks"),
     "rate limits": each(NOOP, rate_limit=RateLimit("bench", 100)),
     "coroutine callbacks": many(f"{HERE}.coroutine", on_success=CALLED),
+    "some of each": some_of_each,
     "requests": many(f"{HERE}.requests"),
     "webhooks": webhooks,
 }
