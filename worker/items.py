@@ -123,7 +123,9 @@ def pack_items(batch: Iterable[tuple[Claim, Item]]) -> tuple[list[Any], list[int
     """Arguments of the script, and for each answer the position of its job in the batch."""
     groups: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
     for position, (claim, item) in enumerate(batch):
-        option = _option(claim, item)
+        option: str | bytes = item.option
+        if claim.overwrites or claim.dependents_by_rq or claim.durable or not claim.is_plain:
+            option = _option(claim, item)
         key = (item.kind, claim.position, claim.exec_id, item.unique, option)
         group = groups.get(key)
         if group is None:

@@ -145,46 +145,53 @@ class Life:
     def done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
         """A job's code has ended. On the loop."""
         try:
-            self._done(claim, value, error)
+            if claim.special and self._follows(claim, value, error):
+                return  # and comes here again
+            if claim.slot >= 0 and self._begun is not None:
+                self._begun.end(claim.slot)
+                claim.slot = -1
+            if claim is self._suspects.current:
+                asyncio.get_running_loop().call_soon(self._suspects.next)
+            seconds = 0.0
+            if claim.begun_mono:
+                seconds = time.monotonic() - claim.begun_mono
+                self.pace.ran(seconds)
+                self.jobs += 1
+            if isinstance(error, Interrupted):
+                self._cut_off(claim, error, seconds)
+                return
+            claim.outcome = (value, error)
+            try:
+                item = self._item(claim, value, error)
+            except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
+                error = err
+                claim.outcome = (None, err)
+                item = self._item(claim, None, err)
+            if item is None:
+                self._settler.tally.began(claim)
+                self._door.enter(claim)
+                return
+            self.end(claim, item, ok=error is None, error=error, seconds=seconds)
         except BaseException as err:  # noqa: BLE001 (values and exceptions may be hostile: the loop lives)
-            item = untold_item(claim, err)
-            log.error("What job %s ended with cannot be told: looking at it raised %s",
-                      claim.id, error_type(item))  # fmt: skip
-            self._settler.tally.failed(claim, error_type(item))
-            self._settler.tally.end(claim, "failed", 0.0)
-            self._settler.add(claim, item)
+            self._end_untold(claim, err)
 
-    def _done(self, claim: Claim, value: Any, error: BaseException | None) -> None:
-        follows = claim.special and claim.mode == "asyncio" and claim.ended is None
-        if follows and self.callbacks is not None and callback_due(claim, value, error):
-            claim.ended = value, error
-            self.callbacks.call(claim)  # then it comes here again
-            return
-        if claim.slot >= 0 and self._begun is not None:
-            self._begun.end(claim.slot)
-            claim.slot = -1
-        if claim is self._suspects.current:
-            asyncio.get_running_loop().call_soon(self._suspects.next)
-        seconds = 0.0
-        if claim.begun_mono:
-            seconds = time.monotonic() - claim.begun_mono
-            self.pace.ran(seconds)
-            self.jobs += 1
-        if isinstance(error, Interrupted):
-            self._cut_off(claim, error, seconds)
-            return
-        claim.outcome = (value, error)
-        try:
-            item = self._item(claim, value, error)
-        except Exception as err:  # noqa: BLE001 (a result that cannot be stored fails the job)
-            error = err
-            claim.outcome = (None, err)
-            item = self._item(claim, None, err)
-        if item is None:
-            self._settler.tally.began(claim)
-            self._door.enter(claim)
-            return
-        self.end(claim, item, ok=error is None, error=error, seconds=seconds)
+    def _follows(self, claim: Claim, value: Any, error: BaseException | None) -> bool:
+        """Have a thread call what follows a coroutine; False: there is nothing."""
+        if claim.mode != "asyncio" or claim.ended is not None or self.callbacks is None:
+            return False
+        if not callback_due(claim, value, error):
+            return False
+        claim.ended = value, error
+        self.callbacks.call(claim)
+        return True
+
+    def _end_untold(self, claim: Claim, err: BaseException) -> None:
+        item = untold_item(claim, err)
+        log.error("What job %s ended with cannot be told: looking at it raised %s",
+                  claim.id, error_type(item))  # fmt: skip
+        self._settler.tally.failed(claim, error_type(item))
+        self._settler.tally.end(claim, "failed", 0.0)
+        self._settler.add(claim, item)
 
     def _item(self, claim: Claim, value: Any, error: BaseException | None) -> Item | None:
         """What became of a job; None: RQ's own code says it.

@@ -192,14 +192,15 @@ while at <= #ARGV do
     any = call(EXISTS, unpack(dependents)) ~= 0
   end
   local has, ttl, limit = read(option)
+  local over, theirs, waited, tells, hooks = has.o, has.q, has.p, has.n, has.w
   local due = ends and ttl > 0 and expiry('finished', queue, ttl) or '+inf'
   local gone, scored, i = {}, {}, 0
   for a = first, last, step do
     i = i + 1
     local id, ready, all = ARGV[a], nil, 0
     local parent = any and call(EXISTS, dependents[i]) == 1
-    local canceled = has.o and not owned.err and (parent or not owned[i]) and canceled_by_rq(id)
-    if parent and not has.q and ttl ~= 0 and kind ~= 'e' then ready, all = freed(id, kind == 'x', canceled) end
+    local canceled = over and not owned.err and (parent or not owned[i]) and canceled_by_rq(id)
+    if parent and not theirs and ttl ~= 0 and kind ~= 'e' then ready, all = freed(id, kind == 'x', canceled) end
     if owned.err or not (owned[i] or canceled) then
       out[#out + 1] = 0
     elseif (parent and not ready) or (comes_back and call(EXISTS, jobkey(id)) == 0) then
@@ -208,7 +209,7 @@ while at <= #ARGV do
       out[#out + 1], some = 1, true
       gone[#gone + 1] = members[i]
       local keeps = false
-      if has.n then
+      if tells then
         if kind ~= 'x' then tell(id, 'success', iso, '', '', ARGV[a + 3])
         else tell(id, 'failure', iso, ARGV[a + 3], ARGV[a + 4]) end
       end
@@ -240,9 +241,9 @@ while at <= #ARGV do
       else
         keeps = again(queue, kind, id, a)
       end
-      if has.w then call('ZADD', OWN .. 'hooks', whole(NOW), members[i] .. (kind == 'x' and ':failed' or ':finished')) end
+      if hooks then call('ZADD', OWN .. 'hooks', whole(NOW), members[i] .. (kind == 'x' and ':failed' or ':finished')) end
       if limit ~= '' and not keeps then free_slot(limit, id, iso) end
-      if has.p and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
+      if waited and ttl > 0 then call(EXPIRE, waits_for(id), ttl) end
       if ready then enqueue_freed(id, ready, all, ttl, iso) end
     end
   end
