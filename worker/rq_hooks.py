@@ -8,10 +8,10 @@ small part of the time, and keep no lease.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
+from collections import deque
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +69,12 @@ class Hooks:
         self._crew = Crew("taskq-rq-hooks", THREADS, self._sender, _Sender.tidy)
         self._upkeep = Crew("taskq-rq-hooks-left", 1, self._sender, _Sender.tidy)
         self._ours: set[str] = set()
+        self._unsaid: deque[str | bytes] = deque()  # sent, while Redis was away
         self._looking = False
         self._renewed = 0.0
 
     def _sender(self) -> _Sender:
-        return _Sender(self._pool, self._broker)
+        return _Sender(self._pool, self._broker, self._unsaid)
 
     def send(self, claim: Claim, sent: Callable[[], None], *, sure: bool) -> None:
         """Send what a job asks for whose end was recorded.
@@ -91,14 +92,18 @@ class Hooks:
         self._ours.add(member)
 
         def work(sender: _Sender) -> None:
-            began = self._share.take_turn(self._crew.waiting)
+            began, over = self._share.take_turn(self._crew.waiting), member
             try:
                 if sure or sender.is_due(member):
                     text = "" if error is None else unpacked(describe(claim, error)[0])
                     sender.send(job, hooks, status, text)
+            except (redis.RedisError, OSError) as err:
+                over = ""  # it stays, and is looked at again like a dead worker's
+                log.warning("Whether the webhooks of job %s are to be sent is not known now: %s",
+                            claim.id, err)  # fmt: skip
             finally:
                 self._ours.discard(member)
-                sender.sent.append((member, sent))
+                sender.sent.append((over, sent))
                 if len(sender.sent) >= _TIDY:
                     sender.tidy()
                 self._share.used(began)
@@ -113,6 +118,7 @@ class Hooks:
 
     def _look(self, sender: _Sender) -> None:
         try:
+            sender.say(self._unsaid)
             while True:
                 if time.monotonic() - self._renewed > _RENEW_S:
                     self._renewed = time.monotonic()
@@ -131,7 +137,8 @@ class Hooks:
 class _Sender:
     """What one thread sends with."""
 
-    def __init__(self, pool: Any, broker: Broker) -> None:
+    def __init__(self, pool: Any, broker: Broker, unsaid: deque[str | bytes]) -> None:
+        self._unsaid = unsaid
         self._connection = redis.Redis(connection_pool=pool)
         self._keys = broker.keys
         self._clock = broker.clock
@@ -155,12 +162,25 @@ class _Sender:
     def tidy(self) -> None:
         """Take away what says that they are to be sent, and say that they were."""
         sent, self.sent = self.sent, []
-        if not sent:
-            return
-        with contextlib.suppress(redis.RedisError, OSError):  # then they are sent again
-            self._connection.zrem(self._key, *(member for member, _told in sent))
+        members = deque(member for member, _told in sent if member)
+        try:
+            self.say(members)
+        except (redis.RedisError, OSError):  # the next look says it
+            self._unsaid.extend(members)
         for _member, told in sent:
             told()
+
+    def say(self, members: deque[str | bytes]) -> None:
+        """Take away what says that these are to be sent; empties `members`.
+
+        Raises:
+            RedisError, OSError: not now; `members` is as it was.
+        """
+        known = list(members)
+        if known:
+            self._connection.zrem(self._key, *known)
+            for _ in known:
+                members.popleft()
 
     def renew(self, members: list[str]) -> None:
         """Say that these are not left: somebody is at it."""

@@ -15,6 +15,7 @@ from rq.webhook import Webhook
 
 from taskq import TaskQ
 from taskq.worker import Worker
+from taskq.worker.claim import Claim
 from taskq.worker.rq_crew import Crew
 from taskq.worker.rq_hooks import Hooks
 from tests.conftest import AppModule
@@ -157,6 +158,31 @@ def test_what_is_still_to_be_sent_is_not_taken_for_left(redis_client: redis.Redi
         wait_until(lambda: redis_client.zrange(HOOKS, 0, -1) == [b"mine:exec:finished"])
         assert (redis_client.zscore(HOOKS, "mine:exec:finished") or 0) > time.time() - 60
         hooks.stop()
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_redis_away_when_they_are_sent(
+    redis_client: redis.Redis, redis_url: str, web: Gate, *, sure: bool
+):
+    """What was sent is said later; what may not be due stays, and is lost in no case."""
+    web.opened.set()
+    asked = json.dumps([Webhook(web.url, "finished").to_dict()]).encode()
+    claim = Claim(1, "default", "job", "exec", [b"data", b"", b"webhooks", asked], 0.0)
+    claim.pickled = True
+    sent, member = threading.Event(), "job:exec:finished"
+    redis_client.zadd(HOOKS, {member: time.time()})
+    with TaskQ(redis_url) as app:
+        away = redis.ConnectionPool(host="127.0.0.1", port=1)
+        one = Hooks(away, app.broker, app, "one", bool)
+        one.send(claim, sent.set, sure=sure)
+        assert sent.wait(10)
+        assert len(web.heard) == (1 if sure else 0)
+        assert redis_client.zcard(HOOKS) == 1
+        assert list(one._unsaid) == ([member] if sure else [])
+        one._pool = redis.ConnectionPool.from_url(redis_url)  # it is back
+        one.look()
+        wait_until(lambda: not one._looking and redis_client.zcard(HOOKS) == (0 if sure else 1))
+        one.stop()
 
 
 def test_a_thread_says_what_it_has_sent_before_it_waits():
